@@ -1,0 +1,46 @@
+# latchkey: `make help` lists what there is.
+.DEFAULT_GOAL := help
+GO ?= go
+export CGO_ENABLED := 0
+
+.PHONY: help build run test check race fuzz lint demo bench bench-large docs clean
+
+help: ## list the targets
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  %-12s %s\n", $$1, $$2}'
+
+build: ## build bin/latchkey, a static binary
+	$(GO) build -trimpath -ldflags '-s -w' -o bin/latchkey ./cmd/latchkey
+
+run: build ## run the server on 127.0.0.1:5539 with its data in ./data
+	./bin/latchkey serve
+
+test: ## run all tests
+	$(GO) test ./...
+
+demo: build ## start a server of its own and walk the worked example of the access-key document
+	$(GO) run ./internal/demo -bin bin/latchkey
+
+bench: build ## measure side by side: constant handler, latchkey, OPA (WRITE=1 rewrites docs/benchmarks.md)
+	$(GO) run ./internal/bench $(if $(WRITE),-write docs/benchmarks.md)
+
+bench-large: build ## the same with a million keys: speed, memory, start
+	$(GO) run ./internal/bench -large $(if $(WRITE),-write docs/benchmarks-large.md)
+
+fuzz: ## run every fuzz target for a while (FUZZTIME=30s)
+	./.ci/fuzz $(or $(FUZZTIME),30s)
+
+race: ## run the tests under the race detector (needs a C compiler)
+	CGO_ENABLED=1 $(GO) test -race ./...
+
+lint: ## vet, formatting, and golangci-lint where it is installed
+	@test -z "$$(gofmt -l .)" || { gofmt -l .; echo 'gofmt would change these'; exit 1; }
+	$(GO) vet ./...
+	@if command -v golangci-lint >/dev/null; then golangci-lint run; else echo 'golangci-lint is not installed: skipped'; fi
+
+check: lint test race ## what CI runs
+
+docs: ## write the generated documents anew
+	$(GO) run ./cmd/latchkey config reference > docs/configuration.md
+
+clean: ## remove what was built, not the data
+	rm -rf bin

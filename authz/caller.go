@@ -1,0 +1,168 @@
+package authz
+
+import (
+	"crypto/subtle"
+	"net/netip"
+	"sync/atomic"
+
+	"github.com/latchkey-dev/latchkey"
+	"github.com/latchkey-dev/latchkey/audit"
+	"github.com/latchkey-dev/latchkey/scopes"
+)
+
+// Caller is the authenticated client of the API. The zero Caller may do
+// nothing.
+type Caller struct {
+	Kind      CredentialKind
+	Customer  *Customer // the customer that is acted in
+	Key       *KeyState // for an access key
+	Kid       Kid
+	Handle    string
+	Source    netip.Addr // the zero Addr where there is none
+	RequestID string
+}
+
+// IsRoot reports whether the caller is the operator.
+func (c *Caller) IsRoot() bool { return c.Kind == RootCredential }
+
+// Scopes are an access key's, nil for anybody else.
+func (c *Caller) Scopes() *scopes.Set {
+	if c.Kind == AccessKeyCredential && c.Key != nil {
+		return c.Key.Scopes
+	}
+	return nil
+}
+
+// MayDecide reports whether the caller may ask for decisions.
+func (c *Caller) MayDecide() bool { return c.IsRoot() || c.Scopes().Has(scopes.Decision) }
+
+// Actor is the caller as events name it.
+func (c *Caller) Actor() audit.Actor {
+	a := audit.Actor{Type: "system", ID: "system"}
+	if c.Source.IsValid() {
+		a.IP = c.Source.String()
+	}
+	switch {
+	case c.IsRoot():
+		a.Type, a.ID, a.Credential = "root", "root", c.Handle
+	case c.Key != nil:
+		a.Type, a.ID, a.Credential = "access_key", c.Key.ID.String(), c.Handle
+	}
+	return a
+}
+
+// Call is one request to a service.
+type Call struct {
+	Caller
+	Now latchkey.Instant
+	// Replay, when set, keeps the reply for a client that repeats the request.
+	Replay *Replay
+}
+
+// Replay binds a reply to an idempotent request. Seal encrypts what Render
+// made of the result.
+type Replay struct {
+	ID   ReplyID
+	Body [32]byte
+	Seal func(result any) ([]byte, error)
+}
+
+// Authenticator resolves tokens against the table. Safe for concurrent use.
+type Authenticator struct {
+	table   KeyTable
+	peppers *Peppers
+	root    *RootKey
+	uses    *Uses
+
+	refusedUnread atomic.Int64
+}
+
+// NewAuthenticator makes one; uses may be nil, then last uses go unrecorded.
+func NewAuthenticator(table KeyTable, peppers *Peppers, root *RootKey, uses *Uses) *Authenticator {
+	return &Authenticator{table: table, peppers: peppers, root: root, uses: uses}
+}
+
+// RefusedUnread counts the tokens that were refused for their form or
+// checksum, with no look-up.
+func (a *Authenticator) RefusedUnread() int64 { return a.refusedUnread.Load() }
+
+// Resolved is what a token stands for. Status is Unknown unless the digest
+// matched, and then Key is nil.
+type Resolved struct {
+	Kind   CredentialKind
+	Status Status
+	Key    *KeyState // for an access key
+	Kid    Kid
+	Handle string
+	EndsAt latchkey.Instant // of the secret or the key, whichever is first
+}
+
+// Resolve looks up a token. An unknown one costs the same comparison as a
+// known one.
+func (a *Authenticator) Resolve(text string, now latchkey.Instant, source netip.Addr) Resolved {
+	token, ok := ParseToken(text)
+	if !ok {
+		a.refusedUnread.Add(1)
+		return Resolved{}
+	}
+	if token.Kind == RootCredential {
+		if !a.root.holds(token, a.peppers) {
+			return Resolved{}
+		}
+		return Resolved{Kind: RootCredential, Status: Active, Kid: token.Kid, Handle: token.Handle(), EndsAt: latchkey.Never}
+	}
+	secret, _ := a.table.Secret(token.Kid) // the zero digest is the dummy
+	digest := a.peppers.Digest(secret.Pepper, token)
+	if subtle.ConstantTimeCompare(digest[:], secret.Digest[:]) != 1 || secret.Key == nil {
+		return Resolved{}
+	}
+	r := Resolved{
+		Kind: AccessKeyCredential, Key: secret.Key, Kid: token.Kid, Handle: token.Handle(),
+		Status: secret.Key.Status(now), EndsAt: min(secret.EndsAt, secret.Key.ExpiresAt),
+	}
+	if r.Status == Active && now >= secret.EndsAt {
+		r.Status = Expired // replaced by a rotation whose grace is over
+	}
+	if r.Status == Active && a.uses != nil {
+		a.uses.note(a.peppers, token, secret, now, source)
+	}
+	return r
+}
+
+// ErrUnauthenticated is the uniform refusal of a credential that is unknown,
+// malformed or absent.
+func ErrUnauthenticated() *latchkey.Error {
+	return latchkey.Errorf(latchkey.Unauthenticated, "invalid_credential", "a valid credential is required")
+}
+
+// Authenticate turns a token into a caller. What became of an ended key is
+// told only to who holds its secret. Proven says that the secret was right,
+// whether or not the key still holds.
+func (a *Authenticator) Authenticate(text string, now latchkey.Instant, source netip.Addr) (caller Caller, proven bool, err error) {
+	r := a.Resolve(text, now, source)
+	switch r.Status {
+	case Active:
+	case Expired:
+		return Caller{}, true, latchkey.Errorf(latchkey.Unauthenticated, "key_expired", "the key has expired")
+	case Revoked:
+		return Caller{}, true, latchkey.Errorf(latchkey.Unauthenticated, "key_revoked", "the key has been revoked")
+	default:
+		return Caller{}, false, ErrUnauthenticated()
+	}
+	c := Caller{Kind: r.Kind, Key: r.Key, Kid: r.Kid, Handle: r.Handle, Source: source}
+	if r.Key != nil {
+		c.Customer = r.Key.Customer
+	}
+	return c, true, nil
+}
+
+// SeesEvents reports whether the caller may read the audit trail at all, and
+// SeesAllEvents whether beyond the events about access keys: a key that may
+// see audit_events or every key's scopes, as in seed 004's worked example, sees
+// those about keys.
+func (c *Caller) SeesEvents() bool {
+	return c.SeesAllEvents() || c.Scopes().Lists(scopes.AuditEvents)
+}
+
+// SeesAllEvents: see SeesEvents.
+func (c *Caller) SeesAllEvents() bool { return c.IsRoot() || c.Scopes().Has(scopes.AuditEvents) }

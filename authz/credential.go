@@ -1,0 +1,215 @@
+package authz
+
+import (
+	"crypto/rand"
+	"hash/crc32"
+	"log/slog"
+	"math/big"
+	"strings"
+)
+
+// Lengths of the parts of a credential in base62 digits, and of the random
+// bytes behind the secret.
+const (
+	kidDigits    = 12
+	secretDigits = 43
+	crcDigits    = 6
+	secretBytes  = 32
+)
+
+const base62 = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
+
+// Kid names one secret. It is no secret itself: it is how the secret is found.
+type Kid [kidDigits]byte
+
+func (k Kid) String() string { return string(k[:]) }
+
+// CredentialKind tells credentials apart; kinds never stand in for one
+// another. The zero kind is none.
+type CredentialKind uint8
+
+const (
+	RootCredential CredentialKind = iota + 1
+	AccessKeyCredential
+)
+
+// Mode is what access keys are marked with: live or test, as the server is.
+type Mode string
+
+const (
+	Live Mode = "live"
+	Test Mode = "test"
+)
+
+// Token is a credential as it is presented, well-formed and with a checksum
+// that holds; whether it stands for anybody is another question. It prints as
+// its handle, so that a slip does not log a secret.
+type Token struct {
+	Kind   CredentialKind
+	Kid    Kid
+	handle string
+	text   string
+}
+
+// Handle is the part that may be logged: everything before the secret.
+func (t Token) Handle() string               { return t.handle }
+func (t Token) String() string               { return t.handle }
+func (t Token) GoString() string             { return t.handle }
+func (t Token) LogValue() slog.Value         { return slog.StringValue(t.handle) }
+func (t Token) MarshalText() ([]byte, error) { return []byte(t.handle), nil }
+
+// Reveal returns the whole token: for the one answer that shows it, and for
+// its digest.
+func (t Token) Reveal() string { return t.text }
+
+// NewAccessKeyToken makes the secret of an access key.
+func NewAccessKeyToken(mode Mode) Token {
+	return newToken(AccessKeyCredential, "lk1_"+string(mode)+"_")
+}
+
+// NewRootToken makes a root key.
+func NewRootToken() Token { return newToken(RootCredential, "lkr1_") }
+
+func newToken(kind CredentialKind, prefix string) Token {
+	kidSpace := new(big.Int).Exp(big.NewInt(62), big.NewInt(kidDigits), nil)
+	kid, err := rand.Int(rand.Reader, kidSpace)
+	if err != nil {
+		panic(err) // crypto/rand does not fail on a working system
+	}
+	secret := make([]byte, secretBytes)
+	rand.Read(secret)
+	t := Token{Kind: kind}
+	copy(t.Kid[:], digits(kid, kidDigits))
+	t.handle = prefix + t.Kid.String()
+	body := t.handle + "_" + digits(new(big.Int).SetBytes(secret), secretDigits)
+	t.text = body + "_" + checksum(body)
+	return t
+}
+
+// digits writes n in base62, most significant first, padded with 0.
+func digits(n *big.Int, width int) string {
+	b := make([]byte, width)
+	base, rest, digit := big.NewInt(62), new(big.Int).Set(n), new(big.Int)
+	for i := width - 1; i >= 0; i-- {
+		rest.DivMod(rest, base, digit)
+		b[i] = base62[digit.Int64()]
+	}
+	return string(b)
+}
+
+// checksum is CRC-32/IEEE in six base62 digits. It finds a mistyped key before
+// anything is looked up; it proves nothing.
+func checksum(body string) string {
+	var b [crcDigits]byte
+	n := crc32.ChecksumIEEE([]byte(body))
+	for i := crcDigits - 1; i >= 0; i-- {
+		b[i] = base62[n%62]
+		n /= 62
+	}
+	return string(b[:])
+}
+
+var prefixes = [...]struct {
+	text string
+	kind CredentialKind
+}{
+	{"lk1_live_", AccessKeyCredential},
+	{"lk1_test_", AccessKeyCredential},
+	{"lkr1_", RootCredential},
+}
+
+// ParseToken reads a credential strictly; false for a wrong form or checksum,
+// before any look-up.
+func ParseToken(text string) (Token, bool) {
+	for _, p := range prefixes {
+		rest, ok := strings.CutPrefix(text, p.text)
+		if !ok {
+			continue
+		}
+		if len(rest) != kidDigits+1+secretDigits+1+crcDigits || rest[kidDigits] != '_' || rest[kidDigits+1+secretDigits] != '_' {
+			return Token{}, false
+		}
+		crcAt := len(text) - crcDigits
+		if !allBase62(rest[:kidDigits]) || !allBase62(rest[kidDigits+1:kidDigits+1+secretDigits]) ||
+			checksum(text[:crcAt-1]) != text[crcAt:] {
+			return Token{}, false
+		}
+		t := Token{Kind: p.kind, handle: text[:len(p.text)+kidDigits], text: text}
+		copy(t.Kid[:], rest)
+		return t, true
+	}
+	return Token{}, false
+}
+
+// parseHandle reads the handle of an access key.
+func parseHandle(text string) (kid Kid, test, ok bool) {
+	for _, p := range prefixes {
+		if rest, cut := strings.CutPrefix(text, p.text); cut && p.kind == AccessKeyCredential && len(rest) == kidDigits && allBase62(rest) {
+			copy(kid[:], rest)
+			return kid, p.text == "lk1_test_", true
+		}
+	}
+	return kid, false, false
+}
+
+func allBase62(s string) bool {
+	for i := 0; i < len(s); i++ {
+		c := s[i]
+		if (c < '0' || c > '9') && (c < 'A' || c > 'Z') && (c < 'a' || c > 'z') {
+			return false
+		}
+	}
+	return true
+}
+
+// Redacted is what stands in place of a secret in a text.
+const Redacted = "[redacted]"
+
+var tokenMarks = [...]string{"lk1_", "lkr1_", "lkp1_"}
+
+// ContainsToken reports whether some part of s has the shape of a credential
+// of any kind, personal tokens included, whatever its checksum.
+func ContainsToken(s string) bool {
+	_, _, found := findToken(s)
+	return found
+}
+
+// Redact replaces everything in s that has the shape of a credential.
+func Redact(s string) string {
+	for {
+		from, to, found := findToken(s)
+		if !found {
+			return s
+		}
+		s = s[:from] + Redacted + s[to:]
+	}
+}
+
+// findToken finds mark, optional mode, kid, underscore and at least 20 digits
+// of a secret: enough of one to matter.
+func findToken(s string) (from, to int, found bool) {
+	for i := 0; i < len(s); i++ {
+		if s[i] != 'l' {
+			continue
+		}
+		for _, mark := range tokenMarks {
+			rest, ok := strings.CutPrefix(s[i:], mark)
+			if !ok {
+				continue
+			}
+			rest = strings.TrimPrefix(strings.TrimPrefix(rest, "live_"), "test_")
+			if len(rest) <= kidDigits || rest[kidDigits] != '_' || !allBase62(rest[:kidDigits]) {
+				continue
+			}
+			secret := rest[kidDigits+1:]
+			n := 0
+			for n < len(secret) && (allBase62(secret[n:n+1]) || secret[n] == '_') {
+				n++
+			}
+			if n >= 20 {
+				return i, len(s) - len(secret) + n, true
+			}
+		}
+	}
+	return 0, 0, false
+}

@@ -1,0 +1,150 @@
+package authz
+
+import (
+	"context"
+
+	"github.com/latchkey-dev/latchkey"
+	"github.com/latchkey-dev/latchkey/audit"
+)
+
+// DefaultCustomer is the customer that a first start makes; it cannot end.
+const DefaultCustomer = "default"
+
+// MaxMaxActiveKeys bounds what a customer may be given.
+const MaxMaxActiveKeys = 1_000_000
+
+// Customers makes, changes and ends tenants, for root. Safe for concurrent
+// use.
+type Customers struct {
+	record Record
+	table  KeyTable
+}
+
+// NewCustomers makes the service.
+func NewCustomers(record Record, table KeyTable) *Customers {
+	return &Customers{record: record, table: table}
+}
+
+// May refuses everybody but root.
+func (*Customers) May(c *Caller) error {
+	if c.IsRoot() {
+		return nil
+	}
+	return latchkey.Errorf(latchkey.Forbidden, "not_permitted", "customers are managed with the root key")
+}
+
+var errCustomerNotFound = latchkey.Errorf(latchkey.NotFound, "customer_not_found", "there is no such customer")
+
+// Create makes a customer; an id that is or ever was another's is a Conflict.
+func (s *Customers) Create(ctx context.Context, call Call, c CustomerRecord) (CustomerRecord, error) {
+	if err := s.May(&call.Caller); err != nil {
+		return c, err
+	}
+	c.CreatedAt, c.DeletedAt = call.Now, latchkey.Never
+	ch := call.change(func() any { return c })
+	ch.Chain = audit.SystemChain // it has no chain of its own yet
+	err := s.record.Change(ctx, ch, func(tx Tx) (audit.Draft, error) {
+		if err := tx.InsertCustomer(ctx, c); err != nil {
+			return audit.Draft{}, err
+		}
+		return call.draft("customer.create", customerResource(c)), nil
+	})
+	if err != nil {
+		return c, err
+	}
+	s.table.AddCustomer(&Customer{ID: c.ID})
+	return c, nil
+}
+
+// Get returns a customer that has not ended.
+func (s *Customers) Get(ctx context.Context, call Call, id string) (CustomerRecord, error) {
+	if err := s.May(&call.Caller); err != nil {
+		return CustomerRecord{}, err
+	}
+	c, err := s.record.CustomerRecord(ctx, id)
+	if err == nil && c.DeletedAt != latchkey.Never {
+		return CustomerRecord{}, errCustomerNotFound
+	}
+	return c, err
+}
+
+// List returns a page of the customers that have not ended, oldest first, and
+// their number.
+func (s *Customers) List(ctx context.Context, call Call, limit, offset int) ([]CustomerRecord, int, error) {
+	if err := s.May(&call.Caller); err != nil {
+		return nil, 0, err
+	}
+	return s.record.CustomerRecords(ctx, limit, offset)
+}
+
+// CustomerPatch changes what is not nil.
+type CustomerPatch struct {
+	Name          *string
+	MaxActiveKeys *int
+}
+
+// Patch changes a customer.
+func (s *Customers) Patch(ctx context.Context, call Call, id string, p CustomerPatch) (CustomerRecord, error) {
+	return s.update(ctx, call, id, "customer.update", func(c *CustomerRecord) {
+		if p.Name != nil {
+			c.Name = *p.Name
+		}
+		if p.MaxActiveKeys != nil {
+			c.MaxActiveKeys = *p.MaxActiveKeys
+		}
+	})
+}
+
+// Delete ends a customer and every credential of it at once. Its id is never
+// used again.
+func (s *Customers) Delete(ctx context.Context, call Call, id string) error {
+	if id == DefaultCustomer {
+		if err := s.May(&call.Caller); err != nil {
+			return err
+		}
+		return latchkey.Errorf(latchkey.Conflict, "default_customer", "the default customer cannot be deleted")
+	}
+	_, err := s.update(ctx, call, id, "customer.delete", func(c *CustomerRecord) { c.DeletedAt = call.Now })
+	if err != nil {
+		return err
+	}
+	if c := s.table.Customer(id); c != nil {
+		c.Delete()
+	}
+	return nil
+}
+
+func (s *Customers) update(ctx context.Context, call Call, id, action string, change func(*CustomerRecord)) (c CustomerRecord, err error) {
+	if err := s.May(&call.Caller); err != nil {
+		return c, err
+	}
+	if id == audit.SystemChain {
+		return c, errCustomerNotFound
+	}
+	err = s.record.Change(ctx, Change{Chain: id, By: call.Caller, At: call.Now}, func(tx Tx) (audit.Draft, error) {
+		if c, err = tx.Customer(ctx); err != nil {
+			return audit.Draft{}, err
+		}
+		change(&c)
+		if err := tx.UpdateCustomer(ctx, c); err != nil {
+			return audit.Draft{}, err
+		}
+		return call.draft(action, customerResource(c)), nil
+	})
+	return c, err
+}
+
+func customerResource(c CustomerRecord) audit.Resource {
+	return audit.Resource{Type: "customer", Name: c.Name, ID: c.ID}
+}
+
+// Establish makes the customer of a first start; the process itself does it.
+func (s *Customers) Establish(ctx context.Context, id string, now latchkey.Instant) error {
+	call := Call{Now: now}
+	c := CustomerRecord{ID: id, Name: id, CreatedAt: now, DeletedAt: latchkey.Never}
+	return s.record.Change(ctx, Change{Chain: audit.SystemChain, At: now}, func(tx Tx) (audit.Draft, error) {
+		d := call.draft("customer.create", customerResource(c))
+		d.Reason = "first start"
+		return d, tx.InsertCustomer(ctx, c)
+	})
+}

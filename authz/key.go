@@ -1,0 +1,179 @@
+package authz
+
+import (
+	"encoding/hex"
+	"sync/atomic"
+	"time"
+
+	"github.com/google/uuid"
+
+	"github.com/latchkey-dev/latchkey"
+	"github.com/latchkey-dev/latchkey/scopes"
+)
+
+// KeyID is an access key's immutable id.
+type KeyID uuid.UUID
+
+func (id KeyID) String() string { return uuid.UUID(id).String() }
+
+// ParseKeyID takes the canonical, lower-case form only, so that an id has one
+// spelling.
+func ParseKeyID(text string) (KeyID, bool) {
+	if len(text) != 36 {
+		return KeyID{}, false
+	}
+	for i := 0; i < len(text); i++ {
+		if 'A' <= text[i] && text[i] <= 'F' {
+			return KeyID{}, false
+		}
+	}
+	id, err := uuid.Parse(text)
+	return KeyID(id), err == nil
+}
+
+// Key is an access key's record, as stored and shown. It holds no secret.
+type Key struct {
+	ID          KeyID
+	Customer    string
+	Handle      string
+	Scopes      string // canonical JSON of {"customer": {…}}
+	Metadata    string // canonical JSON object of strings
+	ExpiresAt   latchkey.Instant
+	CreatedAt   latchkey.Instant
+	RevokedAt   latchkey.Instant
+	RotatedFrom string           // handle of the secret before the last rotation, "" without
+	LastUsedAt  latchkey.Instant // Never: not used yet
+	Version     int64            // sequence number of its last change
+}
+
+// KeySecret is one secret of a key: the current one, or for the grace of a
+// rotation the one before.
+type KeySecret struct {
+	Kid    Kid
+	Mode   Mode // "" for a root key
+	Key    KeyID
+	Digest Digest
+	Pepper string           // stored name; "" is plain SHA-256
+	EndsAt latchkey.Instant // Never for the current one
+}
+
+// Status is what has become of a key. The zero Status is unknown.
+type Status uint8
+
+const (
+	Unknown Status = iota
+	Active
+	Expired
+	Revoked
+)
+
+// KeyState is what a decision needs of a key, held in memory; metadata stays
+// in SQL. Nothing in it changes but the end, which only ever comes nearer, and
+// the time of last use; so two changes applied in the wrong order end the same.
+// Its zero value is revoked.
+type KeyState struct {
+	ID        KeyID
+	Customer  *Customer
+	Scopes    *scopes.Set
+	ExpiresAt latchkey.Instant
+	revoked   atomic.Int64
+	used      atomic.Int64
+}
+
+// NewKeyState makes the state of a stored key.
+func NewKeyState(k *Key, c *Customer, set *scopes.Set) *KeyState {
+	s := &KeyState{ID: k.ID, Customer: c, Scopes: set, ExpiresAt: k.ExpiresAt}
+	s.revoked.Store(int64(k.RevokedAt))
+	if k.LastUsedAt != latchkey.Never {
+		s.used.Store(int64(k.LastUsedAt))
+	}
+	return s
+}
+
+// RevokedAt is when the key was revoked, Never if it is not.
+func (k *KeyState) RevokedAt() latchkey.Instant { return latchkey.Instant(k.revoked.Load()) }
+
+// Revoke ends the key at the given instant, unless it ended before.
+func (k *KeyState) Revoke(at latchkey.Instant) {
+	for {
+		was := k.revoked.Load()
+		if was <= int64(at) || k.revoked.CompareAndSwap(was, int64(at)) {
+			return
+		}
+	}
+}
+
+// Status tells whether the key holds at now. Revocation is told before expiry,
+// and the end of the customer is the end of its keys. A nil state is Unknown.
+func (k *KeyState) Status(now latchkey.Instant) Status {
+	switch {
+	case k == nil:
+		return Unknown
+	case now >= k.RevokedAt(), k.Customer.Deleted():
+		return Revoked
+	case now >= k.ExpiresAt:
+		return Expired
+	}
+	return Active
+}
+
+// Touch reports whether a use at now should be recorded: the first one, and
+// then at most one a minute.
+func (k *KeyState) Touch(now latchkey.Instant) bool {
+	last := k.used.Load()
+	return int64(now)-last >= time.Minute.Microseconds() && k.used.CompareAndSwap(last, int64(now))
+}
+
+// SecretState is what authentication needs of a secret.
+type SecretState struct {
+	Digest Digest
+	Pepper PepperRef
+	Test   bool             // made in test mode: part of the handle
+	EndsAt latchkey.Instant // Never for a current one
+	Key    *KeyState
+}
+
+// Customer is a tenant in memory. Immutable but for its end.
+type Customer struct {
+	ID      string
+	deleted atomic.Bool
+}
+
+// Deleted reports whether the customer has ended, its keys with it. A nil
+// customer has.
+func (c *Customer) Deleted() bool { return c == nil || c.deleted.Load() }
+
+// Delete ends the customer in this process.
+func (c *Customer) Delete() { c.deleted.Store(true) }
+
+// KeyTable is what is held in memory; no call waits for I/O, and all of them
+// are safe for concurrent use. Implemented by cache.Table.
+type KeyTable interface {
+	// Secret finds a secret by its kid, and counts the look-up.
+	Secret(Kid) (SecretState, bool)
+	// Key finds a key's state, ended ones too; nil when there is none.
+	Key(KeyID) *KeyState
+	// Customer finds a customer, ended ones too; nil when there is none.
+	Customer(id string) *Customer
+	// Customers counts those that have not ended.
+	Customers() int
+
+	// AddCustomer makes a customer known.
+	AddCustomer(*Customer)
+	// AddSecret makes a secret known, and its key where it is new.
+	AddSecret(Kid, SecretState)
+	// EndSecret brings the end of a secret nearer, never further.
+	EndSecret(Kid, latchkey.Instant)
+}
+
+// AppendText appends the canonical form.
+func (id KeyID) AppendText(b []byte) []byte {
+	const dashes = 1<<4 | 1<<6 | 1<<8 | 1<<10
+	for i, c := range id {
+		if dashes&(1<<i) != 0 {
+			b = append(b, '-')
+		}
+		b = hex.AppendEncode(b, []byte{c})
+	}
+	return b
+}

@@ -1,0 +1,294 @@
+package authz
+
+import (
+	"context"
+	"time"
+
+	"github.com/google/uuid"
+
+	"github.com/latchkey-dev/latchkey"
+	"github.com/latchkey-dev/latchkey/audit"
+	"github.com/latchkey-dev/latchkey/internal/strictjson"
+	"github.com/latchkey-dev/latchkey/scopes"
+)
+
+// MaxGrace is the longest time that a rotated secret may go on working.
+const MaxGrace = 30 * 24 * time.Hour
+
+// Keys makes, shows and ends access keys. Safe for concurrent use.
+type Keys struct {
+	cfg KeysConfig
+}
+
+// KeysConfig are the collaborators and settings of Keys; all are required.
+type KeysConfig struct {
+	Record  Record
+	Table   KeyTable
+	Parser  *scopes.Parser
+	Peppers *Peppers
+	Mode    Mode // what new keys are marked with
+	// MaxActive is how many active keys a customer has that sets no number of
+	// its own.
+	MaxActive int
+}
+
+// NewKeys makes the service.
+func NewKeys(cfg KeysConfig) *Keys { return &Keys{cfg: cfg} }
+
+// Created is a new secret with its key's record: the one time it is shown.
+type Created struct {
+	Key   Key
+	Token Token
+}
+
+var errKeyNotFound = latchkey.Errorf(latchkey.NotFound, "key_not_found", "there is no such access key")
+
+// MayCreate refuses everybody but root: a key never makes keys.
+func (*Keys) MayCreate(c *Caller) error {
+	switch {
+	case c.IsRoot():
+		return nil
+	case c.Kind == AccessKeyCredential:
+		return latchkey.Errorf(latchkey.Forbidden, "access_keys_cannot_create", "an access key cannot create or rotate access keys, whatever its scopes")
+	}
+	return ErrUnauthenticated()
+}
+
+// MayList refuses a key whose access_keys scope is empty.
+func (*Keys) MayList(c *Caller) error {
+	if c.IsRoot() || c.Scopes().SeesKeys() {
+		return nil
+	}
+	return latchkey.Errorf(latchkey.Forbidden, "scope_missing", "the key's access_keys scope is empty")
+}
+
+// Create makes a key. A customer that has as many active keys as it may have
+// gets LimitReached.
+func (k *Keys) Create(ctx context.Context, call Call, in NewKey) (Created, error) {
+	if err := k.MayCreate(&call.Caller); err != nil {
+		return Created{}, err
+	}
+	token := NewAccessKeyToken(k.cfg.Mode)
+	created := Created{Token: token, Key: Key{
+		ID: KeyID(uuid.New()), Customer: call.Customer.ID, Handle: token.Handle(), Scopes: in.Scopes, Metadata: in.Metadata,
+		ExpiresAt: in.ExpiresAt, CreatedAt: call.Now, RevokedAt: latchkey.Never, LastUsedAt: latchkey.Never,
+	}}
+	secret := k.secret(token, created.Key.ID)
+	err := k.cfg.Record.Change(ctx, call.change(func() any { return created }), func(tx Tx) (audit.Draft, error) {
+		customer, err := tx.Customer(ctx)
+		if err != nil {
+			return audit.Draft{}, err
+		}
+		limit := customer.MaxActiveKeys
+		if limit == 0 {
+			limit = k.cfg.MaxActive
+		}
+		active, err := tx.CountActiveKeys(ctx, call.Now)
+		if err != nil {
+			return audit.Draft{}, err
+		}
+		if active >= limit {
+			return audit.Draft{}, latchkey.Errorf(latchkey.LimitReached, "too_many_keys", "the customer already has %d active access keys; revoke one, or raise max_active_keys", active)
+		}
+		created.Key.Version = tx.Seq()
+		if err := tx.InsertKey(ctx, created.Key, in.Set.NamesMask(), secret); err != nil {
+			return audit.Draft{}, err
+		}
+		d := call.draft("access_key.create", keyResource(created.Key.ID, in.Keyname))
+		d.Changes = changes("handle", created.Key.Handle, "username", in.Username)
+		d.Changes = d.Changes[:len(d.Changes)-1] + `,"scopes":` + in.Scopes + `,"expires_at":` + instantJSON(in.ExpiresAt) + `}`
+		return d, nil
+	})
+	if err != nil {
+		return Created{}, err
+	}
+	set, err := k.cfg.Parser.Load(in.Scopes) // the interned one
+	if err != nil {
+		return Created{}, err
+	}
+	k.cfg.Table.AddSecret(secret.Kid, k.state(secret, NewKeyState(&created.Key, call.Customer, set)))
+	return created, nil
+}
+
+// List returns the keys that the caller may see.
+func (k *Keys) List(ctx context.Context, call Call, q KeyQuery) (KeyPage, error) {
+	if err := k.MayList(&call.Caller); err != nil {
+		return KeyPage{}, err
+	}
+	q.Customer, q.Now = call.Customer.ID, call.Now
+	if !call.IsRoot() {
+		q.HiddenNames = call.Scopes().HiddenMask()
+	}
+	return k.cfg.Record.Keys(ctx, q)
+}
+
+// Get returns one key's record, NotFound for one that the caller may not see.
+func (k *Keys) Get(ctx context.Context, call Call, id KeyID) (Key, error) {
+	if err := k.MayList(&call.Caller); err != nil {
+		return Key{}, err
+	}
+	if !k.Sees(&call.Caller, k.cfg.Table.Key(id)) {
+		return Key{}, errKeyNotFound
+	}
+	return k.cfg.Record.Key(ctx, call.Customer.ID, id)
+}
+
+// Self returns the caller's own record.
+func (k *Keys) Self(ctx context.Context, call Call) (Key, error) {
+	if call.Key == nil {
+		return Key{}, latchkey.Errorf(latchkey.NotFound, "key_not_found", "the caller is not an access key")
+	}
+	return k.cfg.Record.Key(ctx, call.Customer.ID, call.Key.ID)
+}
+
+// Sees reports whether the caller may see a key; nobody sees a nil one, nor
+// another customer's.
+func (*Keys) Sees(c *Caller, key *KeyState) bool {
+	return key != nil && key.Customer == c.Customer && (c.IsRoot() || c.Scopes().Sees(key.Scopes))
+}
+
+// MayRevoke allows root, and a key its own end.
+func (*Keys) MayRevoke(c *Caller, id KeyID) error {
+	if c.IsRoot() || c.Key != nil && c.Key.ID == id {
+		return nil
+	}
+	return latchkey.Errorf(latchkey.Forbidden, "not_permitted", "an access key may revoke itself only")
+}
+
+// Revoke ends a key. From its return on, no request that starts later is
+// accepted by this process. Revoking twice is a Conflict; an expired key can
+// be revoked.
+func (k *Keys) Revoke(ctx context.Context, call Call, id KeyID) (Key, int64, error) {
+	if err := k.MayRevoke(&call.Caller, id); err != nil {
+		return Key{}, 0, err
+	}
+	var key Key
+	var seq int64
+	err := k.cfg.Record.Change(ctx, call.change(nil), func(tx Tx) (audit.Draft, error) {
+		var err error
+		if key, _, err = tx.KeySecrets(ctx, id); err != nil {
+			return audit.Draft{}, err
+		}
+		if key.RevokedAt != latchkey.Never {
+			return audit.Draft{}, latchkey.Errorf(latchkey.Conflict, "already_revoked", "the key was revoked at %s", key.RevokedAt)
+		}
+		key.RevokedAt, key.Version, seq = call.Now, tx.Seq(), tx.Seq()
+		if err := tx.RevokeKey(ctx, id, call.Now); err != nil {
+			return audit.Draft{}, err
+		}
+		return call.draft("access_key.revoke", keyResource(id, key.Keyname())), nil
+	})
+	if err != nil {
+		return Key{}, 0, err
+	}
+	if state := k.cfg.Table.Key(id); state != nil {
+		state.Revoke(call.Now)
+	}
+	return key, seq, nil
+}
+
+// Rotate gives a key a new secret. The present one goes on for the grace, at
+// most to the key's own expiry; one that was before it ends now.
+func (k *Keys) Rotate(ctx context.Context, call Call, id KeyID, grace time.Duration) (Created, error) {
+	if err := k.MayCreate(&call.Caller); err != nil {
+		return Created{}, err
+	}
+	token := NewAccessKeyToken(k.cfg.Mode)
+	secret := k.secret(token, id)
+	ends := map[Kid]latchkey.Instant{}
+	created := Created{Token: token}
+	err := k.cfg.Record.Change(ctx, call.change(func() any { return created }), func(tx Tx) (audit.Draft, error) {
+		key, secrets, err := tx.KeySecrets(ctx, id)
+		switch {
+		case err != nil:
+			return audit.Draft{}, err
+		case key.RevokedAt != latchkey.Never:
+			return audit.Draft{}, latchkey.Errorf(latchkey.Conflict, "already_revoked", "the key was revoked at %s", key.RevokedAt)
+		case call.Now >= key.ExpiresAt:
+			return audit.Draft{}, latchkey.Errorf(latchkey.Conflict, "already_expired", "the key expired at %s", key.ExpiresAt)
+		}
+		for i, old := range secrets {
+			end := call.Now
+			if i == 0 { // the current one
+				end = min(call.Now.Add(grace), key.ExpiresAt)
+			}
+			ends[old.Kid] = min(end, old.EndsAt)
+		}
+		key.RotatedFrom, key.Handle, key.Version = key.Handle, token.Handle(), tx.Seq()
+		created.Key = key
+		if err := tx.RotateKey(ctx, key, secret, ends); err != nil {
+			return audit.Draft{}, err
+		}
+		d := call.draft("access_key.rotate", keyResource(id, key.Keyname()))
+		d.Changes = changes("handle", key.Handle, "rotated_from", key.RotatedFrom, "grace", grace.String())
+		return d, nil
+	})
+	if err != nil {
+		return Created{}, err
+	}
+	for kid, end := range ends {
+		k.cfg.Table.EndSecret(kid, end)
+	}
+	if state := k.cfg.Table.Key(id); state != nil {
+		k.cfg.Table.AddSecret(secret.Kid, k.state(secret, state))
+	}
+	return created, nil
+}
+
+func (k *Keys) secret(t Token, id KeyID) KeySecret {
+	ref, name := k.cfg.Peppers.Current()
+	return KeySecret{Kid: t.Kid, Mode: k.cfg.Mode, Key: id, Digest: k.cfg.Peppers.Digest(ref, t), Pepper: name, EndsAt: latchkey.Never}
+}
+
+func (k *Keys) state(s KeySecret, key *KeyState) SecretState {
+	ref, _ := k.cfg.Peppers.Current()
+	return SecretState{Digest: s.Digest, Pepper: ref, Test: s.Mode == Test, EndsAt: s.EndsAt, Key: key}
+}
+
+// change describes the transaction of the call in its customer's chain.
+func (c *Call) change(result func() any) Change {
+	ch := Change{Chain: c.Customer.ID, By: c.Caller, At: c.Now}
+	if c.Replay != nil && result != nil {
+		ch.Reply = func() (Reply, error) {
+			sealed, err := c.Replay.Seal(result())
+			return Reply{ID: c.Replay.ID, Body: c.Replay.Body, Sealed: sealed, EndsAt: c.Now.Add(24 * time.Hour)}, err
+		}
+	}
+	return ch
+}
+
+// Keyname is the metadata field of that name.
+func (k *Key) Keyname() string { return k.metadata("keyname") }
+
+// Username is the metadata field of that name.
+func (k *Key) Username() string { return k.metadata("username") }
+
+func (k *Key) metadata(field string) string {
+	var doc strictjson.Doc
+	if doc.Parse(k.Metadata) != nil {
+		return ""
+	}
+	return doc.Root().Get(field).Text()
+}
+
+func keyResource(id KeyID, keyname string) audit.Resource {
+	return audit.Resource{Type: "access_key", Name: keyname, ID: id.String()}
+}
+
+// changes writes a JSON object of strings.
+func changes(pairs ...string) string {
+	b := []byte{'{'}
+	for i := 0; i < len(pairs); i += 2 {
+		if i > 0 {
+			b = append(b, ',')
+		}
+		b = append(strictjson.AppendString(b, pairs[i]), ':')
+		b = strictjson.AppendString(b, pairs[i+1])
+	}
+	return string(append(b, '}'))
+}
+
+func instantJSON(i latchkey.Instant) string {
+	b, _ := i.MarshalJSON() // cannot fail
+	return string(b)
+}

@@ -1,0 +1,151 @@
+package cache
+
+import (
+	"sync"
+	"sync/atomic"
+
+	"github.com/latchkey-dev/latchkey"
+	"github.com/latchkey-dev/latchkey/authz"
+)
+
+// shards is how many locks the table has; a power of two.
+const shards = 256
+
+// Table holds every access key and customer: about 220 bytes a key beside its
+// scopes, which equal keys share. Ended keys stay, so that a refusal can say
+// what became of them. Safe for concurrent use; the zero Table is empty.
+type Table struct {
+	secrets [shards]shard[authz.Kid, *authz.SecretState]
+	keys    [shards]shard[authz.KeyID, *authz.KeyState]
+
+	mu        sync.RWMutex
+	customers map[string]*authz.Customer
+
+	lookups atomic.Int64
+}
+
+var _ authz.KeyTable = (*Table)(nil)
+
+type shard[K comparable, V any] struct {
+	mu sync.RWMutex
+	m  map[K]V
+	_  [32]byte // two shards' locks do not share a cache line
+}
+
+func (s *shard[K, V]) get(k K) (V, bool) {
+	s.mu.RLock()
+	v, ok := s.m[k]
+	s.mu.RUnlock()
+	return v, ok
+}
+
+// update puts what change makes of the present value, which is the zero V
+// where there is none.
+func (s *shard[K, V]) update(k K, change func(V, bool) V) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.m == nil {
+		s.m = map[K]V{}
+	}
+	v, ok := s.m[k]
+	s.m[k] = change(v, ok)
+}
+
+// Kids and key ids are random, so any of their bytes spread well; a base62
+// digit holds less than a byte, hence two.
+func kidShard(k authz.Kid) int   { return (int(k[10])*62 + int(k[11])) % shards }
+func keyShard(k authz.KeyID) int { return int(k[0]) % shards }
+
+// Secret finds a secret by its kid.
+func (t *Table) Secret(kid authz.Kid) (authz.SecretState, bool) {
+	t.lookups.Add(1)
+	s, ok := t.secrets[kidShard(kid)].get(kid)
+	if !ok {
+		return authz.SecretState{}, false
+	}
+	return *s, true
+}
+
+// Lookups counts the calls of Secret.
+func (t *Table) Lookups() int64 { return t.lookups.Load() }
+
+// Key finds a key's state, nil when there is none.
+func (t *Table) Key(id authz.KeyID) *authz.KeyState {
+	k, _ := t.keys[keyShard(id)].get(id)
+	return k
+}
+
+// AddSecret makes a secret known, and its key where it is new. A secret that
+// is known already keeps the earlier end.
+func (t *Table) AddSecret(kid authz.Kid, s authz.SecretState) {
+	t.keys[keyShard(s.Key.ID)].update(s.Key.ID, func(known *authz.KeyState, ok bool) *authz.KeyState {
+		if ok {
+			known.Revoke(s.Key.RevokedAt())
+			s.Key = known
+		}
+		return s.Key
+	})
+	t.secrets[kidShard(kid)].update(kid, func(known *authz.SecretState, ok bool) *authz.SecretState {
+		if ok {
+			s.EndsAt = min(s.EndsAt, known.EndsAt)
+		}
+		return &s
+	})
+}
+
+// EndSecret brings the end of a secret nearer. States are replaced, never
+// changed in place: a reader may hold the old one.
+func (t *Table) EndSecret(kid authz.Kid, at latchkey.Instant) {
+	t.secrets[kidShard(kid)].update(kid, func(known *authz.SecretState, ok bool) *authz.SecretState {
+		if !ok {
+			return &authz.SecretState{}
+		}
+		next := *known
+		next.EndsAt = min(next.EndsAt, at)
+		return &next
+	})
+}
+
+// Customer finds a customer, nil when there is none.
+func (t *Table) Customer(id string) *authz.Customer {
+	t.mu.RLock()
+	defer t.mu.RUnlock()
+	return t.customers[id]
+}
+
+// Customers counts those that have not ended.
+func (t *Table) Customers() int {
+	t.mu.RLock()
+	defer t.mu.RUnlock()
+	n := 0
+	for _, c := range t.customers {
+		if !c.Deleted() {
+			n++
+		}
+	}
+	return n
+}
+
+// AddCustomer makes a customer known; a known one stays.
+func (t *Table) AddCustomer(c *authz.Customer) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.customers == nil {
+		t.customers = map[string]*authz.Customer{}
+	}
+	if _, ok := t.customers[c.ID]; !ok {
+		t.customers[c.ID] = c
+	}
+}
+
+// Len counts the keys, ended ones too.
+func (t *Table) Len() int {
+	n := 0
+	for i := range t.keys {
+		s := &t.keys[i]
+		s.mu.RLock()
+		n += len(s.m)
+		s.mu.RUnlock()
+	}
+	return n
+}

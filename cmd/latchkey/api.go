@@ -1,0 +1,116 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"net/http"
+	"net/url"
+	"os"
+	"strings"
+	"text/tabwriter"
+	"time"
+
+	"github.com/tidwall/gjson"
+)
+
+// maxReply bounds what is read of a reply.
+const maxReply = 64 << 20
+
+// call sends one request to the server and returns the body of a 2xx reply.
+// The credential is LATCHKEY_KEY; it is sent over plain HTTP to this machine
+// only.
+func (r *Remote) call(ctx context.Context, method, path string, body any) (gjson.Result, error) {
+	base, err := url.Parse(r.URL)
+	if err != nil || base.Scheme != "http" && base.Scheme != "https" || base.Host == "" {
+		return gjson.Result{}, usage("--url: want http://… or https://…")
+	}
+	key := os.Getenv("LATCHKEY_KEY")
+	if key == "" {
+		return gjson.Result{}, usage("set the environment variable LATCHKEY_KEY to the key to call with")
+	}
+	if host := base.Hostname(); base.Scheme == "http" && !local(host+":0") && !local("["+host+"]:0") {
+		return gjson.Result{}, usage("--url %s would send the key in plain text over the network: use https", r.URL)
+	}
+	var payload io.Reader
+	if body != nil {
+		text, err := json.Marshal(body)
+		if err != nil {
+			return gjson.Result{}, err
+		}
+		payload = bytes.NewReader(text)
+	}
+	ctx, cancel := context.WithTimeout(ctx, time.Minute)
+	defer cancel()
+	req, err := http.NewRequestWithContext(ctx, method, strings.TrimSuffix(r.URL, "/")+path, payload)
+	if err != nil {
+		return gjson.Result{}, usage("%w", err)
+	}
+	req.Header.Set("Authorization", "Bearer "+key)
+	if body != nil {
+		req.Header.Set("Content-Type", "application/json")
+	}
+	if r.Customer != "" {
+		req.Header.Set("X-Customer-ID", r.Customer)
+	}
+	// A redirect would take the key elsewhere.
+	client := &http.Client{CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }}
+	resp, err := client.Do(req)
+	if err != nil {
+		return gjson.Result{}, fmt.Errorf("ask %s: %w", r.URL, err)
+	}
+	defer resp.Body.Close()
+	text, err := io.ReadAll(io.LimitReader(resp.Body, maxReply))
+	if err != nil {
+		return gjson.Result{}, fmt.Errorf("read the reply of %s: %w", r.URL, err)
+	}
+	if resp.StatusCode >= 300 {
+		return gjson.Result{}, problem(resp.StatusCode, text)
+	}
+	if len(text) > 0 && !gjson.ValidBytes(text) {
+		return gjson.Result{}, fmt.Errorf("%s did not answer with JSON", r.URL)
+	}
+	return gjson.ParseBytes(text), nil
+}
+
+// problem makes an error of a problem document.
+func problem(status int, text []byte) error {
+	if !gjson.ValidBytes(text) {
+		return fmt.Errorf("the server answered %d", status)
+	}
+	doc := gjson.ParseBytes(text)
+	lines := []string{fmt.Sprintf("the server answered %d %s: %s", status, doc.Get("code").String(), doc.Get("detail").String())}
+	for _, f := range doc.Get("errors").Array() {
+		lines = append(lines, fmt.Sprintf("  %s: %s (%s)", orWhole(f.Get("pointer").String()), f.Get("detail").String(), f.Get("code").String()))
+	}
+	return fmt.Errorf("%s", strings.Join(lines, "\n"))
+}
+
+// printJSON prints a reply as it came, indented.
+func printJSON(out io.Writer, reply gjson.Result) error {
+	var b bytes.Buffer
+	if err := json.Indent(&b, []byte(reply.Raw), "", "  "); err != nil {
+		return err
+	}
+	_, err := fmt.Fprintln(out, b.String())
+	return err
+}
+
+// table prints aligned columns; the first row is the head.
+func table(out io.Writer, rows [][]string) error {
+	w := tabwriter.NewWriter(out, 0, 0, 2, ' ', 0)
+	for _, row := range rows {
+		fmt.Fprintln(w, strings.Join(row, "\t"))
+	}
+	return w.Flush()
+}
+
+// dash stands for what there is not.
+func dash(v gjson.Result) string {
+	if v.Type == gjson.Null || v.String() == "" {
+		return "-"
+	}
+	return v.String()
+}

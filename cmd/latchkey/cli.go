@@ -1,0 +1,48 @@
+package main
+
+import (
+	"github.com/alecthomas/kong"
+	kongcompletion "github.com/jotaen/kong-completion"
+)
+
+// CLI is the command line.
+type CLI struct {
+	Globals
+
+	Serve       ServeCmd                  `cmd:"" help:"Run the server: control plane and decision point in one process."`
+	Init        InitCmd                   `cmd:"" help:"Make the data directory, the customer 'default' and the root key, without serving."`
+	Keys        KeysCmd                   `cmd:"" help:"Make, list, rotate and revoke access keys."`
+	Customers   CustomersCmd              `cmd:"" help:"Make, list, change and end customers."`
+	Decide      DecideCmd                 `cmd:"" help:"Ask for a decision; exit code 1 when it is a deny."`
+	Scopes      ScopesCmd                 `cmd:"" help:"Check scopes and show them as Rego, offline."`
+	Audit       AuditCmd                  `cmd:"" help:"Check the audit trail."`
+	Root        RootCmd                   `cmd:"" help:"The operator's root key."`
+	Healthcheck HealthcheckCmd            `cmd:"" help:"Exit with 0 when a server is ready, else with 1."`
+	Config      ConfigCmd                 `cmd:"" help:"Show the configuration."`
+	Version     VersionCmd                `cmd:"" help:"Show the version."`
+	Completion  kongcompletion.Completion `cmd:"" help:"Print shell code that completes latchkey commands."`
+}
+
+// Globals are the flags of every command.
+type Globals struct {
+	JSON       bool   `help:"Print JSON for programs instead of text for people."`
+	ConfigFile string `name:"config" help:"YAML file with settings of 'serve'." type:"path" env:"LATCHKEY_CONFIG" placeholder:"FILE"`
+}
+
+// Remote are the flags of commands that talk to a server. The credential comes
+// from the environment only, where other users of the machine do not see it.
+type Remote struct {
+	URL      string `help:"Server to talk to. The key comes from the environment variable LATCHKEY_KEY." default:"http://127.0.0.1:5539" env:"LATCHKEY_URL" placeholder:"URL"`
+	Customer string `help:"Customer to act in; for the root key." env:"LATCHKEY_CUSTOMER" placeholder:"ID"`
+}
+
+func newParser(cli *CLI, std streams, exit func(int)) (*kong.Kong, error) {
+	return kong.New(cli,
+		kong.Name("latchkey"),
+		kong.Description("Policy decisions and key scopes: may this subject do this to that, now?"),
+		kong.Writers(std.out, std.err),
+		kong.Exit(exit),
+		kong.ConfigureHelp(kong.HelpOptions{Compact: true}),
+		kong.Resolvers(&fileResolver{}),
+	)
+}

@@ -1,0 +1,122 @@
+package main
+
+import (
+	"encoding/json"
+	"fmt"
+	"io"
+	"os"
+	"strings"
+
+	"github.com/alecthomas/kong"
+	"go.yaml.in/yaml/v3"
+)
+
+// ConfigCmd shows the configuration.
+type ConfigCmd struct {
+	Print     ConfigPrintCmd     `cmd:"" help:"Print the settings that 'serve' would run with, as a configuration file. Give it the flags that serve would get."`
+	Reference ConfigReferenceCmd `cmd:"" help:"Print the reference of all settings, as Markdown."`
+}
+
+// ConfigPrintCmd prints the settings in force.
+type ConfigPrintCmd struct {
+	Args []string `arg:"" optional:"" passthrough:"" help:"Flags of serve."`
+}
+
+// Run implements the command.
+func (cmd *ConfigPrintCmd) Run(g *Globals, std streams) error {
+	args := append([]string{"serve"}, cmd.Args...)
+	if g.ConfigFile != "" {
+		args = append([]string{"--config", g.ConfigFile}, args...)
+	}
+	cli := &CLI{}
+	parser, err := newParser(cli, std, func(int) {})
+	if err != nil {
+		return err
+	}
+	kctx, err := parser.Parse(args)
+	if err != nil {
+		return &exitError{exitUsage, err}
+	}
+	if err := cli.Serve.validate(); err != nil {
+		return err
+	}
+	tree := map[string]any{}
+	for _, f := range settings(kctx.Selected()) {
+		at := tree
+		name := settingName(f.Name)
+		if group, rest, ok := strings.Cut(name, "."); ok {
+			if _, made := tree[group]; !made {
+				tree[group] = map[string]any{}
+			}
+			at, name = tree[group].(map[string]any), rest
+		}
+		at[name] = settingValue(f)
+	}
+	if g.JSON {
+		return json.NewEncoder(std.out).Encode(tree)
+	}
+	return yaml.NewEncoder(std.out).Encode(tree)
+}
+
+func settingValue(f *kong.Flag) any {
+	switch v := f.Target.Interface().(type) {
+	case bool, int, float64, string:
+		return v
+	default:
+		return fmt.Sprint(v)
+	}
+}
+
+// settings are the flags of serve itself, those of every command left out.
+func settings(serve *kong.Node) []*kong.Flag {
+	return serve.Flags
+}
+
+// ConfigReferenceCmd prints the reference.
+type ConfigReferenceCmd struct{}
+
+// Run implements the command.
+func (ConfigReferenceCmd) Run(std streams) error { return writeReference(std.out) }
+
+// writeReference writes the table of settings from the flags themselves;
+// docs/configuration.md is this text, held to it by a test.
+func writeReference(out io.Writer) error {
+	parser, err := newParser(&CLI{}, streams{os.Stdin, io.Discard, io.Discard}, func(int) {})
+	if err != nil {
+		return err
+	}
+	var serve *kong.Node
+	for _, n := range parser.Model.Children {
+		if n.Name == "serve" {
+			serve = n
+		}
+	}
+	fmt.Fprint(out, `# Configuration
+
+Settings of `+"`latchkey serve`"+`. A flag goes before the environment, that before the
+file named by `+"`--config`"+` (YAML), that before the default. A name in the file that is
+no setting refuses to start; unknown environment variables are ignored.
+
+Two credentials come from the environment alone: `+"`LATCHKEY_ROOT_KEY`"+` sets the root key
+of `+"`serve`"+`, and `+"`LATCHKEY_KEY`"+` is what the commands that talk to a server call with.
+
+| Flag | Environment | File | Default | Meaning |
+|---|---|---|---|---|
+`)
+	for _, f := range settings(serve) {
+		value := f.Default
+		if value == "" {
+			value = " "
+		}
+		help := strings.ReplaceAll(f.Help, "${enum}", strings.ReplaceAll(f.Enum, ",", ", "))
+		fmt.Fprintf(out, "| `--%s` | `%s` | `%s` | %s | %s |\n", f.Name, strings.Join(f.Envs, ", "), settingName(f.Name), code(value), help)
+	}
+	return nil
+}
+
+func code(s string) string {
+	if strings.TrimSpace(s) == "" {
+		return ""
+	}
+	return "`" + s + "`"
+}

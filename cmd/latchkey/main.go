@@ -1,0 +1,94 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/signal"
+	"syscall"
+
+	"github.com/alecthomas/kong"
+	kongcompletion "github.com/jotaen/kong-completion"
+
+	"github.com/latchkey-dev/latchkey"
+)
+
+// Exit codes (1-architecture, "Ports, paths, names").
+const (
+	exitOK      = 0
+	exitFailed  = 1
+	exitUsage   = 2
+	exitCompile = 3 // a policy, or scopes, do not compile
+)
+
+func main() {
+	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
+	defer stop()
+	os.Exit(run(ctx, os.Args[1:], streams{os.Stdin, os.Stdout, os.Stderr}))
+}
+
+// streams are the process's own; a test gives others.
+type streams struct {
+	in       io.Reader
+	out, err io.Writer
+}
+
+// exitError carries an exit code to run.
+type exitError struct {
+	code int
+	err  error
+}
+
+func (e *exitError) Error() string { return e.err.Error() }
+func (e *exitError) Unwrap() error { return e.err }
+
+func usage(format string, args ...any) error {
+	return &exitError{exitUsage, fmt.Errorf(format, args...)}
+}
+
+// run is main without the process: it returns the exit code.
+func run(ctx context.Context, args []string, std streams) int {
+	cli := &CLI{}
+	exited := -1
+	parser, err := newParser(cli, std, func(code int) { exited = code })
+	if err != nil {
+		fmt.Fprintln(std.err, "latchkey:", err)
+		return exitUsage
+	}
+	kongcompletion.Register(parser)
+	kctx, err := parser.Parse(args)
+	if exited >= 0 { // --help, --version
+		return exited
+	}
+	if err != nil {
+		fmt.Fprintln(std.err, "latchkey:", err)
+		if pe, ok := errors.AsType[*kong.ParseError](err); ok && pe.Context != nil && len(args) == 0 {
+			_ = pe.Context.PrintUsage(true)
+		}
+		return exitUsage
+	}
+	kctx.BindTo(ctx, (*context.Context)(nil))
+	kctx.Bind(std, &cli.Globals)
+	if err := kctx.Run(); err != nil {
+		fmt.Fprintln(std.err, "latchkey:", err)
+		if e, ok := errors.AsType[*latchkey.Error](err); ok {
+			for _, f := range e.Faults {
+				fmt.Fprintf(std.err, "  %s: %s (%s)\n", orWhole(f.Pointer), f.Detail, f.Code)
+			}
+		}
+		if e, ok := errors.AsType[*exitError](err); ok {
+			return e.code
+		}
+		return exitFailed
+	}
+	return exitOK
+}
+
+func orWhole(pointer string) string {
+	if pointer == "" {
+		return "(whole)"
+	}
+	return pointer
+}

@@ -1,0 +1,266 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"math/rand/v2"
+	"os"
+	"path/filepath"
+	"runtime/debug"
+	"sync/atomic"
+	"time"
+
+	"github.com/google/uuid"
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/collectors"
+	"golang.org/x/sys/unix"
+
+	"github.com/latchkey-dev/latchkey"
+	"github.com/latchkey-dev/latchkey/authz"
+	"github.com/latchkey-dev/latchkey/cache"
+	"github.com/latchkey-dev/latchkey/internal/keyring"
+	"github.com/latchkey-dev/latchkey/scopes"
+	"github.com/latchkey-dev/latchkey/server"
+	"github.com/latchkey-dev/latchkey/store"
+)
+
+// compiledRegexps is how many compiled restrictions are kept.
+const compiledRegexps = 4096
+
+// Storage are the flags of commands that open the data directory.
+type Storage struct {
+	Data        string `help:"Data directory; made where it is missing." default:"data" type:"path" env:"LATCHKEY_DATA" placeholder:"DIR"`
+	KeyringFile string `help:"File of the secrets that the server makes for itself; in the data directory where empty." type:"path" env:"LATCHKEY_KEYRING_FILE" placeholder:"FILE"`
+	PepperFile  string `help:"File of peppers, one a line, the current one first: secrets are kept as HMAC-SHA-256 under them." type:"path" env:"LATCHKEY_PEPPER_FILE" placeholder:"FILE"`
+}
+
+func (s *Storage) keyring() string {
+	if s.KeyringFile != "" {
+		return s.KeyringFile
+	}
+	return filepath.Join(s.Data, "keyring.json")
+}
+
+func (s *Storage) database() string { return filepath.Join(s.Data, "latchkey.db") }
+
+func (s *Storage) peppers() (*authz.Peppers, error) {
+	if s.PepperFile == "" {
+		return &authz.Peppers{}, nil
+	}
+	text, err := os.ReadFile(s.PepperFile)
+	if err != nil {
+		return nil, fmt.Errorf("read the peppers: %w", err)
+	}
+	p, err := authz.ParsePeppers(string(text))
+	if err != nil {
+		return nil, usage("--pepper-file: %w", err)
+	}
+	return p, nil
+}
+
+// lock takes the data directory for this process alone, making it where it is
+// missing. SQLite has one writer, and the key table one owner.
+func (s *Storage) lock() (unlock func() error, err error) {
+	if err := os.MkdirAll(s.Data, 0o700); err != nil {
+		return nil, fmt.Errorf("make the data directory: %w", err)
+	}
+	f, err := os.OpenFile(filepath.Join(s.Data, "latchkey.lock"), os.O_RDWR|os.O_CREATE, 0o600)
+	if err != nil {
+		return nil, fmt.Errorf("the data directory cannot be written: %w", err)
+	}
+	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
+		return nil, errors.Join(fmt.Errorf("another latchkey process holds the data directory %s", s.Data), f.Close())
+	}
+	return f.Close, nil // closing unlocks
+}
+
+// base is what serve, init and the offline verbs share: the locked directory,
+// the database, and the root key.
+type base struct {
+	db       *store.DB
+	keyring  *keyring.Keyring
+	peppers  *authz.Peppers
+	root     *authz.RootKey
+	madeRoot *authz.Token
+	unlock   func() error
+}
+
+func (s *Storage) open(ctx context.Context, now func() time.Time) (b *base, err error) {
+	b = &base{}
+	if b.peppers, err = s.peppers(); err != nil {
+		return nil, err
+	}
+	fixed, err := fixedRootKey()
+	if err != nil {
+		return nil, err
+	}
+	if b.unlock, err = s.lock(); err != nil {
+		return nil, err
+	}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, b.close())
+		}
+	}()
+	if b.keyring, err = keyring.LoadOrCreate(s.keyring()); err != nil {
+		return nil, err
+	}
+	if b.db, err = store.Open(ctx, s.database(), b.keyring.AuditMAC); err != nil {
+		return nil, err
+	}
+	at := latchkey.InstantOf(now())
+	if err := b.defaultCustomer(ctx, at); err != nil {
+		return nil, err
+	}
+	b.root = authz.NewRootKey(b.db, b.peppers)
+	b.madeRoot, err = b.root.Establish(ctx, fixed, at)
+	return b, err
+}
+
+// defaultCustomer makes the customer of a first start, as the process itself.
+func (b *base) defaultCustomer(ctx context.Context, at latchkey.Instant) error {
+	_, err := b.db.CustomerRecord(ctx, authz.DefaultCustomer)
+	if latchkey.KindOf(err) != latchkey.NotFound {
+		return err
+	}
+	return authz.NewCustomers(b.db, &cache.Table{}).Establish(ctx, authz.DefaultCustomer, at)
+}
+
+func (b *base) close() error {
+	var err error
+	if b.db != nil {
+		err = b.db.Close()
+	}
+	if b.unlock != nil {
+		err = errors.Join(err, b.unlock())
+	}
+	return err
+}
+
+// fixedRootKey is LATCHKEY_ROOT_KEY, nil when it is not set.
+func fixedRootKey() (*authz.Token, error) {
+	text := os.Getenv("LATCHKEY_ROOT_KEY")
+	if text == "" {
+		return nil, nil
+	}
+	token, ok := authz.ParseToken(text)
+	if !ok || token.Kind != authz.RootCredential {
+		return nil, usage("LATCHKEY_ROOT_KEY is not a root key: want lkr1_…, with a checksum that holds")
+	}
+	return &token, nil
+}
+
+// node is a running server's parts.
+type node struct {
+	*base
+	table    *cache.Table
+	uses     *authz.Uses
+	api      *server.Server
+	registry *prometheus.Registry
+	log      *slog.Logger
+	now      func() time.Time
+}
+
+func openNode(ctx context.Context, cmd *ServeCmd, baseURL string, log *slog.Logger) (*node, error) {
+	now := newClock()
+	b, err := cmd.open(ctx, now)
+	if err != nil {
+		return nil, err
+	}
+	n := &node{base: b, table: &cache.Table{}, log: log, now: now, registry: prometheus.NewRegistry()}
+	parser := scopes.NewParser(compiledRegexps)
+	if err := b.db.Load(ctx, n.table, parser, b.peppers); err != nil {
+		return nil, errors.Join(err, n.close())
+	}
+	debug.FreeOSMemory() // what loading left behind
+	n.uses = authz.NewUses(b.db)
+	auth := authz.NewAuthenticator(n.table, b.peppers, b.root, n.uses)
+	publicURL := cmd.PublicURL
+	if publicURL == "" {
+		publicURL = baseURL
+	}
+	n.register(auth)
+	n.api = server.New(server.Config{
+		Authenticator: auth,
+		Keys: authz.NewKeys(authz.KeysConfig{Record: b.db, Table: n.table, Parser: parser, Peppers: b.peppers,
+			Mode: authz.Mode(cmd.KeyMode), MaxActive: cmd.MaxActiveKeys}),
+		Customers: authz.NewCustomers(b.db, n.table),
+		Root:      b.root,
+		PDP:       authz.NewPDP(n.table, auth, cmd.MaxStaleness),
+		Table:     n.table, Parser: parser, Record: b.db, Events: b.db,
+		Log: log, Registry: n.registry, Now: now,
+		PublicURL: publicURL, NodeID: nodeID(), SealKey: b.keyring.Seal,
+		TooManyKeysStatus: cmd.Compat.TooManyKeysStatus, TrustedProxies: cmd.TrustedProxies,
+		AuthFailureRate: cmd.AuthFailures, LogDecisions: cmd.LogDecisions,
+		ReadTimeout: cmd.ReadTimeout, WriteTimeout: cmd.WriteTimeout, IdleTimeout: cmd.IdleTimeout,
+	})
+	return n, nil
+}
+
+func (n *node) register(auth *authz.Authenticator) {
+	gauge := func(name, help string, value func() float64) {
+		n.registry.MustRegister(prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: name, Help: help}, value))
+	}
+	gauge("latchkey_keys", "Access keys held in memory, ended ones too.", func() float64 { return float64(n.table.Len()) })
+	gauge("latchkey_key_lookups", "Look-ups of secrets in the key table since the start.", func() float64 { return float64(n.table.Lookups()) })
+	gauge("latchkey_tokens_refused_unread", "Tokens refused since the start for their form or checksum, with no look-up.", func() float64 { return float64(auth.RefusedUnread()) })
+	gauge("latchkey_uses_dropped", "Last uses of keys that went unrecorded since the start.", func() float64 { return float64(n.uses.Dropped()) })
+	n.registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+}
+
+// loop does the background work until ctx ends, and once more then, so that
+// nothing that waits is lost.
+func (n *node) loop(ctx context.Context) {
+	for {
+		wait := 5*time.Second + rand.N(time.Second) // jitter
+		select {
+		case <-ctx.Done():
+			n.tick()
+			return
+		case <-time.After(wait):
+			n.tick()
+		}
+	}
+}
+
+func (n *node) tick() {
+	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
+	defer cancel()
+	if _, err := n.uses.RunOnce(ctx); err != nil {
+		n.log.Warn("background", "job", "uses", "error", err.Error())
+	}
+	if _, err := n.db.SweepReplies(ctx, latchkey.InstantOf(n.now())); err != nil {
+		n.log.Warn("background", "job", "replies", "error", err.Error())
+	}
+}
+
+// newClock returns a clock that never runs backwards within the process,
+// whatever is done to the system's.
+func newClock() func() time.Time {
+	var latest atomic.Int64
+	return func() time.Time {
+		now := time.Now()
+		for {
+			was := latest.Load()
+			if now.UnixNano() >= was {
+				if latest.CompareAndSwap(was, now.UnixNano()) {
+					return now
+				}
+				continue
+			}
+			return time.Unix(0, was)
+		}
+	}
+}
+
+// nodeID names this process to people: the host, and something that a restart
+// changes.
+func nodeID() string {
+	host, err := os.Hostname()
+	if err != nil {
+		host = "latchkey"
+	}
+	return host + "-" + uuid.NewString()[:8]
+}

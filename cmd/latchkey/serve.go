@@ -1,0 +1,258 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"net/http"
+	"net/http/pprof"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus/promhttp"
+	"golang.org/x/term"
+)
+
+// ServeCmd runs the server. Its fields are the configuration reference:
+// docs/configuration.md is generated from them.
+type ServeCmd struct {
+	Storage `embed:""`
+
+	Listen         string        `help:"Address of the API: HOST:PORT or unix:/PATH." default:"127.0.0.1:5539" env:"LATCHKEY_LISTEN"`
+	PrivateListen  string        `help:"Address of metrics and health, apart from the API; empty for none." default:"127.0.0.1:5540" env:"LATCHKEY_PRIVATE_LISTEN"`
+	PublicURL      string        `help:"Base of the URLs that the server tells of itself; made from --listen where empty." env:"LATCHKEY_PUBLIC_URL" placeholder:"URL"`
+	TLSCert        string        `help:"Certificate chain (PEM) for the API; read again when the file changes." type:"path" env:"LATCHKEY_TLS_CERT" placeholder:"FILE"`
+	TLSKey         string        `help:"Private key (PEM) of the certificate." type:"path" env:"LATCHKEY_TLS_KEY" placeholder:"FILE"`
+	TLSClientCA    string        `help:"Clients must show a certificate of one of these authorities (PEM)." type:"path" env:"LATCHKEY_TLS_CLIENT_CA" placeholder:"FILE"`
+	InsecureListen bool          `help:"Allow plain HTTP on an address that is not loopback." env:"LATCHKEY_INSECURE_LISTEN"`
+	Pprof          bool          `help:"Serve /debug/pprof on the private address." env:"LATCHKEY_PPROF"`
+	KeyMode        string        `help:"What new access keys are marked with: ${enum}." enum:"live,test" default:"live" env:"LATCHKEY_KEY_MODE"`
+	MaxActiveKeys  int           `help:"Active access keys that a customer may have, unless the customer says otherwise." default:"10" env:"LATCHKEY_MAX_ACTIVE_KEYS"`
+	MaxStaleness   time.Duration `help:"Longest time that an answer may be reused (context.expires_at)." default:"30s" env:"LATCHKEY_MAX_STALENESS"`
+	AuthFailures   float64       `name:"auth-failure-rate" help:"Failed authentications a second that one address may make, after a burst of ten times as many." default:"10" env:"LATCHKEY_AUTH_FAILURE_RATE"`
+	TrustedProxies int           `help:"Proxies in front, each adding to X-Forwarded-For; the source is taken that many hops from the right." default:"0" env:"LATCHKEY_TRUSTED_PROXIES"`
+	LogDecisions   float64       `help:"Share of decisions to log, 0 to 1; failures are always logged." default:"0" env:"LATCHKEY_LOG_DECISIONS"`
+	LogLevel       string        `help:"Least level of the log: ${enum}." enum:"debug,info,warn,error" default:"info" env:"LATCHKEY_LOG_LEVEL"`
+	ReadTimeout    time.Duration `help:"Time for a whole request to arrive." default:"10s" env:"LATCHKEY_READ_TIMEOUT"`
+	WriteTimeout   time.Duration `help:"Time for a whole reply to leave." default:"10s" env:"LATCHKEY_WRITE_TIMEOUT"`
+	IdleTimeout    time.Duration `help:"Time that a connection may wait for its next request." default:"60s" env:"LATCHKEY_IDLE_TIMEOUT"`
+	StopTimeout    time.Duration `help:"Time for running requests to end after SIGTERM." default:"10s" env:"LATCHKEY_STOP_TIMEOUT"`
+
+	Compat Compat `embed:"" prefix:"compat."`
+}
+
+// Compat are the points where the default follows a seed document to the
+// letter, and a saner choice exists.
+type Compat struct {
+	TooManyKeysStatus int `help:"Status of a key over the limit: ${enum}." enum:"500,409" default:"500" env:"LATCHKEY_COMPAT_TOO_MANY_KEYS_STATUS"`
+}
+
+func (cmd *ServeCmd) validate() error {
+	switch {
+	case cmd.MaxActiveKeys < 1:
+		return usage("--max-active-keys: want at least 1")
+	case cmd.MaxStaleness < 0 || cmd.MaxStaleness > time.Hour:
+		return usage("--max-staleness: want 0s to 1h")
+	case cmd.AuthFailures <= 0:
+		return usage("--auth-failure-rate: want more than 0")
+	case cmd.TrustedProxies < 0:
+		return usage("--trusted-proxies: want 0 or more")
+	case cmd.LogDecisions < 0 || cmd.LogDecisions > 1:
+		return usage("--log-decisions: want 0 to 1")
+	case cmd.ReadTimeout <= 0 || cmd.WriteTimeout <= 0 || cmd.IdleTimeout <= 0 || cmd.StopTimeout <= 0:
+		return usage("a timeout must be more than 0")
+	case (cmd.TLSCert == "") != (cmd.TLSKey == ""):
+		return usage("--tls-cert and --tls-key go together")
+	case cmd.TLSClientCA != "" && cmd.TLSCert == "":
+		return usage("--tls-client-ca needs --tls-cert")
+	case cmd.TLSCert == "" && !cmd.InsecureListen && !local(cmd.Listen):
+		return usage("--listen %s would send keys in plain text over the network: give --tls-cert and --tls-key, or --insecure-listen", cmd.Listen)
+	}
+	return nil
+}
+
+// local reports whether only this machine can reach the address.
+func local(listen string) bool {
+	if strings.HasPrefix(listen, "unix:") {
+		return true
+	}
+	host, _, err := net.SplitHostPort(listen)
+	if err != nil {
+		return false
+	}
+	addr, err := netip.ParseAddr(host)
+	return host == "localhost" || err == nil && addr.IsLoopback()
+}
+
+func listen(address string) (net.Listener, error) {
+	path, ok := strings.CutPrefix(address, "unix:")
+	if !ok {
+		return net.Listen("tcp", address)
+	}
+	// A socket that a crash left behind is in nobody's use; a live one answers.
+	if conn, err := net.Dial("unix", path); err == nil {
+		return nil, errors.Join(fmt.Errorf("listen on %s: another process does", address), conn.Close())
+	}
+	if info, err := os.Lstat(path); err == nil && info.Mode()&os.ModeSocket != 0 {
+		if err := os.Remove(path); err != nil {
+			return nil, err
+		}
+	}
+	ln, err := net.Listen("unix", path)
+	if err != nil {
+		return nil, err
+	}
+	return ln, os.Chmod(path, 0o660)
+}
+
+// Run serves until the context ends, then lets running requests finish.
+func (cmd *ServeCmd) Run(ctx context.Context, std streams) (err error) {
+	if err := cmd.validate(); err != nil {
+		return err
+	}
+	log := newLog(std.err, cmd.LogLevel)
+	ln, err := listen(cmd.Listen)
+	if err != nil {
+		return fmt.Errorf("listen: %w", err)
+	}
+	defer ln.Close() //nolint:errcheck // the server has closed it, or never took it
+	baseURL := "http://" + ln.Addr().String()
+	if cmd.TLSCert != "" {
+		baseURL = "https://" + ln.Addr().String()
+		if ln, err = cmd.tls(ln); err != nil {
+			return err
+		}
+	}
+	if ln.Addr().Network() == "unix" {
+		baseURL = "http://localhost"
+	}
+	n, err := openNode(ctx, cmd, baseURL, log)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, n.close()) }()
+
+	private, err := cmd.private(n)
+	if err != nil {
+		return err
+	}
+	if n.madeRoot != nil {
+		if err := showRootKey(std.out, cmd.Data, n.madeRoot.Reveal(), baseURL, ln.Addr()); err != nil {
+			return err
+		}
+	} else {
+		fmt.Fprintf(std.out, "latchkey %s listens on %s\n", version(), ln.Addr())
+	}
+
+	loops, stopLoops := context.WithCancel(context.Background())
+	var running sync.WaitGroup
+	running.Go(func() { n.loop(loops) })
+	served := make(chan error, 1)
+	go func() { served <- n.api.Serve(ln) }()
+	log.Info("serving", "listen", ln.Addr().String(), "private_listen", cmd.PrivateListen, "version", version(), "keys", n.table.Len())
+	select {
+	case err = <-served:
+	case <-ctx.Done():
+		log.Info("stopping")
+		stop, cancel := context.WithTimeout(context.Background(), cmd.StopTimeout)
+		defer cancel()
+		err = n.api.Shutdown(stop)
+		<-served
+	}
+	stopLoops()
+	running.Wait()
+	if private != nil {
+		err = errors.Join(err, private.Close())
+	}
+	log.Info("stopped")
+	return err
+}
+
+// private serves metrics and health on an address of their own.
+func (cmd *ServeCmd) private(n *node) (*http.Server, error) {
+	if cmd.PrivateListen == "" {
+		return nil, nil
+	}
+	ln, err := listen(cmd.PrivateListen)
+	if err != nil {
+		return nil, fmt.Errorf("listen privately: %w", err)
+	}
+	mux := http.NewServeMux()
+	mux.Handle("GET /metrics", promhttp.HandlerFor(n.registry, promhttp.HandlerOpts{}))
+	mux.HandleFunc("GET /health/live", func(w http.ResponseWriter, _ *http.Request) {
+		fmt.Fprintln(w, `{"status":"live"}`)
+	})
+	mux.HandleFunc("GET /health/ready", func(w http.ResponseWriter, r *http.Request) {
+		if err := n.db.Ping(r.Context()); err != nil {
+			w.WriteHeader(http.StatusServiceUnavailable)
+			fmt.Fprintln(w, `{"status":"not_ready"}`)
+			return
+		}
+		fmt.Fprintln(w, `{"status":"ready"}`)
+	})
+	if cmd.Pprof {
+		mux.HandleFunc("/debug/pprof/", pprof.Index)
+		mux.HandleFunc("/debug/pprof/profile", pprof.Profile)
+		mux.HandleFunc("/debug/pprof/symbol", pprof.Symbol)
+		mux.HandleFunc("/debug/pprof/trace", pprof.Trace)
+	}
+	srv := &http.Server{Handler: mux, ReadTimeout: cmd.ReadTimeout, IdleTimeout: cmd.IdleTimeout, ErrorLog: slog.NewLogLogger(n.log.Handler(), slog.LevelWarn)}
+	go srv.Serve(ln) //nolint:errcheck // it ends with Close
+	return srv, nil
+}
+
+// showRootKey shows a new root key the one time that it can be shown: on a
+// terminal, or else in a file that only its owner reads.
+func showRootKey(out io.Writer, data, key, baseURL string, addr net.Addr) error {
+	bearer := key
+	if f, ok := out.(*os.File); ok && term.IsTerminal(int(f.Fd())) {
+		fmt.Fprintf(out, "The root key, shown this once:\n\n  %s\n\n", key)
+	} else {
+		path, err := writeRootKey(data, key)
+		if err != nil {
+			return err
+		}
+		fmt.Fprintf(out, "The root key is in %s, for its owner alone to read; move it to a safe place.\n\n", path)
+		bearer = "$(cat '" + path + "')"
+	}
+	socket := ""
+	if addr.Network() == "unix" {
+		socket = "--unix-socket '" + addr.String() + "' "
+	}
+	fmt.Fprintf(out, `Make an access key with it:
+
+  curl -s %s%s/v1/access_keys -H "Authorization: Bearer %s" -H 'Content-Type: application/json' -d '{"scopes":{"customer":{"decision":true,"policies":[{"f":"*","p":2}]}},"metadata":{"username":"dale.cooper","keyname":"first"}}'
+
+latchkey %s listens on %s
+`, socket, baseURL, bearer, version(), addr)
+	return nil
+}
+
+func writeRootKey(data, key string) (string, error) {
+	path, err := filepath.Abs(filepath.Join(data, "root.key"))
+	if err != nil {
+		return "", err
+	}
+	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o600)
+	if err != nil {
+		return "", fmt.Errorf("write the root key: %w", err)
+	}
+	if err := f.Chmod(0o600); err != nil {
+		return "", errors.Join(err, f.Close())
+	}
+	_, err = fmt.Fprintln(f, key)
+	return path, errors.Join(err, f.Sync(), f.Close())
+}
+
+func newLog(w io.Writer, level string) *slog.Logger {
+	var l slog.Level
+	_ = l.UnmarshalText([]byte(level)) // one of the enum
+	return slog.New(slog.NewJSONHandler(w, &slog.HandlerOptions{Level: l}))
+}

@@ -1,0 +1,357 @@
+package server
+
+import (
+	"strconv"
+
+	"github.com/gofiber/fiber/v2"
+
+	"github.com/latchkey-dev/latchkey"
+	"github.com/latchkey-dev/latchkey/authz"
+	"github.com/latchkey-dev/latchkey/internal/strictjson"
+	"github.com/latchkey-dev/latchkey/scopes"
+)
+
+// maxEvaluations bounds a batch.
+const maxEvaluations = 100
+
+// decide answers POST /decision and /decision/{policy}.
+func (s *Server) decide(r *request) error {
+	if err := latchkeyDialect.evaluation(&r.question, r.root(), strictjson.Value{}, ""); err != nil {
+		return err
+	}
+	if err := r.policy(); err != nil {
+		return err
+	}
+	return r.answer()
+}
+
+// evaluation answers POST /access/v1/evaluation.
+func (s *Server) evaluation(r *request) error {
+	if err := authzenDialect.evaluation(&r.question, r.root(), strictjson.Value{}, ""); err != nil {
+		return err
+	}
+	return r.answer()
+}
+
+// policy holds the name in the path against the one in the body. There are no
+// policies but the built-in one, which has no name, so every name is unknown.
+func (r *request) policy() error {
+	if inPath := r.param("policy"); inPath != "" {
+		if r.question.Policy != "" && r.question.Policy != inPath {
+			return faultAt("/policy", "policy_conflict", "the path names another policy than the body")
+		}
+		r.question.Policy = inPath
+	}
+	if r.question.Policy != "" {
+		return errPolicyNotFound
+	}
+	return nil
+}
+
+var errPolicyNotFound = latchkey.Errorf(latchkey.NotFound, "policy_not_found", "there is no such policy")
+
+func (r *request) answer() error {
+	r.s.cfg.PDP.Decide(&r.decision, r.caller.Customer, &r.question, r.now)
+	r.s.metrics.decided(&r.decision)
+	r.out = appendDecision(r.out[:0], &r.decision, nil)
+	return r.json(fiber.StatusOK)
+}
+
+// json sends r.out.
+func (r *request) json(status int) error {
+	r.c.Status(status).Response().Header.SetContentType(fiber.MIMEApplicationJSON)
+	return r.c.Send(r.out)
+}
+
+// explain answers POST /decision/explain.
+func (s *Server) explain(r *request) error {
+	if err := latchkeyDialect.evaluation(&r.question, r.root(), strictjson.Value{}, ""); err != nil {
+		return err
+	}
+	if err := r.policy(); err != nil {
+		return err
+	}
+	explanation, err := s.cfg.PDP.Explain(&r.decision, &r.caller, &r.question, r.now)
+	if err != nil {
+		return err
+	}
+	s.metrics.decided(&r.decision)
+	r.out = appendDecision(r.out[:0], &r.decision, func(b []byte) []byte {
+		return appendExplanation(b, &explanation, &r.question)
+	})
+	return r.json(fiber.StatusOK)
+}
+
+func (s *Server) decideBatch(r *request) error { return r.batch(latchkeyDialect) }
+func (s *Server) evaluations(r *request) error { return r.batch(authzenDialect) }
+
+// semantic says when a batch stops (AuthZEN 1.0, evaluations_semantic).
+type semantic string
+
+const (
+	executeAll          semantic = "execute_all"
+	denyOnFirstDeny     semantic = "deny_on_first_deny"
+	permitOnFirstPermit semantic = "permit_on_first_permit"
+)
+
+func (m semantic) stops(permit bool) bool {
+	return m == denyOnFirstDeny && !permit || m == permitOnFirstPermit && permit
+}
+
+// batch answers many evaluations; without any it is a single one. A fault in
+// an item is answered in its place.
+func (r *request) batch(d dialect) error {
+	root := r.root()
+	if root.Kind() != strictjson.Object {
+		return faultAt("", "wrong_type", "want an object, got "+root.Kind().String())
+	}
+	for name := range root.Members() {
+		switch name {
+		case "subject", "action", "resource", "context", "policy", "evaluations", "options":
+		default:
+			if d.strict {
+				return faultAt(strictjson.Pointer("", name), "unknown_member", "unknown member")
+			}
+		}
+	}
+	list := root.Get("evaluations")
+	mode, err := batchSemantic(root.Get("options"), d)
+	if err != nil {
+		return err
+	}
+	n := list.Len()
+	switch k := list.Kind(); {
+	case k != strictjson.Array && k != strictjson.Missing:
+		return faultAt("/evaluations", "wrong_type", "want an array, got "+k.String())
+	case n > maxEvaluations:
+		return faultAt("/evaluations", "too_many_evaluations", "at most 100 evaluations a request")
+	case n == 0:
+		if err := d.evaluation(&r.question, strictjson.EmptyObject(), root, ""); err != nil {
+			return err
+		}
+		if err := r.policy(); err != nil {
+			return err
+		}
+		return r.answer()
+	}
+	for _, name := range [...]string{"subject", "action", "resource", "context"} {
+		if k := root.Get(name).Kind(); k != strictjson.Object && k != strictjson.Missing {
+			return faultAt("/"+name, "wrong_type", "want an object, got "+k.String())
+		}
+	}
+	r.out = append(r.out[:0], `{"evaluations":[`...)
+	for i, item := range list.Elements() {
+		if i > 0 {
+			r.out = append(r.out, ',')
+		}
+		permit := false
+		err := d.evaluation(&r.question, item, root, strictjson.PointerIndex("/evaluations", i))
+		if err == nil {
+			err = r.policy()
+		}
+		if err != nil {
+			r.out = r.appendItemError(r.out, err)
+		} else {
+			r.s.cfg.PDP.Decide(&r.decision, r.caller.Customer, &r.question, r.now)
+			r.s.metrics.decided(&r.decision)
+			permit = r.decision.Permit
+			r.out = appendDecision(r.out, &r.decision, nil)
+		}
+		if mode.stops(permit) {
+			break
+		}
+	}
+	r.out = append(r.out, `]}`...)
+	return r.json(fiber.StatusOK)
+}
+
+func batchSemantic(options strictjson.Value, d dialect) (semantic, error) {
+	switch options.Kind() {
+	case strictjson.Missing:
+		return executeAll, nil
+	case strictjson.Object:
+	default:
+		return "", faultAt("/options", "wrong_type", "want an object, got "+options.Kind().String())
+	}
+	mode := executeAll
+	for name, v := range options.Members() {
+		at := strictjson.Pointer("/options", name)
+		switch {
+		case name != "evaluations_semantic":
+			if d.strict {
+				return "", faultAt(at, "unknown_member", "unknown member")
+			}
+		case v.Kind() != strictjson.String:
+			return "", faultAt(at, "wrong_type", "want a string, got "+v.Kind().String())
+		default:
+			mode = semantic(v.Text())
+		}
+	}
+	switch mode {
+	case executeAll, denyOnFirstDeny, permitOnFirstPermit:
+		return mode, nil
+	}
+	return "", faultAt("/options/evaluations_semantic", "unknown_semantic", "want execute_all, deny_on_first_deny or permit_on_first_permit")
+}
+
+func (r *request) appendItemError(b []byte, err error) []byte {
+	e := classify(err)
+	b = append(b, `{"decision":false,"context":{"error":{"status":`...)
+	b = strconv.AppendInt(b, int64(r.s.status(e)), 10)
+	b = append(b, `,"message":`...)
+	b = strictjson.AppendString(b, e.Public)
+	b = append(b, `,"code":`...)
+	b = strictjson.AppendString(b, e.Code)
+	return append(b, `}}}`...)
+}
+
+// appendDecision appends the answer; extra, when not nil, appends a further
+// member of its context, comma first.
+func appendDecision(b []byte, d *authz.Decision, extra func([]byte) []byte) []byte {
+	if d.Permit {
+		b = append(b, `{"decision":true,"context":{"decision_id":"`...)
+	} else {
+		b = append(b, `{"decision":false,"context":{"decision_id":"`...)
+	}
+	b = append(b, d.ID[:]...)
+	if d.Permit {
+		b = append(b, `","action":"allow","reasons":[`...)
+	} else {
+		b = append(b, `","action":"deny","reasons":[`...)
+	}
+	for i := range d.Reasons {
+		if i > 0 {
+			b = append(b, ',')
+		}
+		b = appendReason(b, &d.Reasons[i])
+	}
+	b = append(b, `],"obligations":[],"expires_at":"`...)
+	b = append(d.ExpiresAt.AppendText(b), '"')
+	if extra != nil {
+		b = extra(b)
+	}
+	return append(b, `}}`...)
+}
+
+func appendReason(b []byte, r *authz.Reason) []byte {
+	b = append(b, `{"code":"`...)
+	b = append(append(b, r.Code...), '"')
+	if r.Key != nil {
+		b = append(b, `,"source":"access_key","id":"`...)
+		b = append(r.Key.ID.AppendText(b), '"')
+	}
+	if r.Entry != nil {
+		b = append(b, `,"entry":`...)
+		b = strconv.AppendInt(b, int64(r.Index), 10)
+		b = append(b, `,"selector":`...)
+		b = appendSelector(b, r.Entry.Selector)
+		b = append(b, `,"permission":`...)
+		b = strictjson.AppendString(b, r.Permission)
+	}
+	if r.Code == authz.ValueNotPermitted {
+		b = append(b, `,"indexes":`...)
+		b = appendInts(b, r.Indexes)
+		if len(r.RemovedIndexes) > 0 {
+			b = append(b, `,"removed_indexes":`...)
+			b = appendInts(b, r.RemovedIndexes)
+		}
+	}
+	return append(b, '}')
+}
+
+// appendSelector avoids putting "prefix*" together only to take it apart.
+func appendSelector(b []byte, s scopes.Selector) []byte {
+	if exact, ok := s.Exact(); ok {
+		return strictjson.AppendString(b, exact)
+	}
+	prefix, _ := s.Prefix()
+	b = strictjson.AppendString(b, prefix)
+	return append(b[:len(b)-1], '*', '"')
+}
+
+func appendInts(b []byte, list []int) []byte {
+	b = append(b, '[')
+	for i, n := range list {
+		if i > 0 {
+			b = append(b, ',')
+		}
+		b = strconv.AppendInt(b, int64(n), 10)
+	}
+	return append(b, ']')
+}
+
+func appendStrings(b []byte, list []string) []byte {
+	b = append(b, '[')
+	for i, s := range list {
+		if i > 0 {
+			b = append(b, ',')
+		}
+		b = strictjson.AppendString(b, s)
+	}
+	return append(b, ']')
+}
+
+// appendExplanation tells of every entry of the resource's type. The policy
+// that decided is the built-in one: an access key is allowed what its scopes
+// permit, any other subject what a live grant covers.
+func appendExplanation(b []byte, e *authz.Explanation, q *authz.Request) []byte {
+	b = append(b, `,"explain":{"policy":{"builtin":true,"rule":`...)
+	if q.Subject.Type == authz.SubjectAccessKey {
+		b = append(b, `"scope_permits"`...)
+	} else {
+		b = append(b, `"grant_permits"`...)
+	}
+	b = append(b, `},"scope_types":`...)
+	var types []string
+	if e.Key != nil {
+		types = e.Key.Scopes.Types()
+	}
+	b = appendStrings(b, types)
+	b = append(b, `,"entries":[`...)
+	for i := range e.Entries {
+		t := &e.Entries[i]
+		if i > 0 {
+			b = append(b, ',')
+		}
+		b = append(b, `{"entry":`...)
+		b = strconv.AppendInt(b, int64(t.Index), 10)
+		b = append(b, `,"selector":`...)
+		b = appendSelector(b, t.Entry.Selector)
+		b = append(b, `,"permissions":`...)
+		b = appendStrings(b, t.Entry.Permissions.Implied().Names())
+		b = append(b, `,"actions":`...)
+		b = appendStrings(b, t.Entry.Actions)
+		if rest := t.Entry.Restriction; rest != nil {
+			b = append(b, `,"restriction":{"entity_type":`...)
+			b = strictjson.AppendString(b, rest.EntityType)
+			b = append(b, `,"filter":`...)
+			b = strictjson.AppendString(b, rest.Filter)
+			b = append(b, `,"refused_values":`...)
+			b = appendInts(b, t.RefusedAdded)
+			b = append(b, `,"refused_removed_values":`...)
+			b = append(appendInts(b, t.RefusedRemoved), '}')
+		}
+		b = append(b, `,"selector_matches":`...)
+		b = strconv.AppendBool(b, t.SelectorMatches)
+		b = append(b, `,"action_permitted":`...)
+		b = strconv.AppendBool(b, t.ActionPermitted)
+		b = append(b, `,"grants":`...)
+		b = strconv.AppendBool(b, t.Grants)
+		b = append(b, `,"why":`...)
+		b = append(strictjson.AppendString(b, t.Why), '}')
+	}
+	return append(b, `],"grants":[]}`...)
+}
+
+// authzenConfiguration answers the AuthZEN metadata document. Its URLs come
+// from the configuration, never from the Host header.
+func (s *Server) authzenConfiguration(r *request) error {
+	b := append(r.out[:0], `{"policy_decision_point":`...)
+	b = strictjson.AppendString(b, s.cfg.PublicURL)
+	b = append(b, `,"access_evaluation_endpoint":`...)
+	b = strictjson.AppendString(b, s.cfg.PublicURL+"/access/v1/evaluation")
+	b = append(b, `,"access_evaluations_endpoint":`...)
+	b = strictjson.AppendString(b, s.cfg.PublicURL+"/access/v1/evaluations")
+	r.out = append(b, '}')
+	return r.json(fiber.StatusOK)
+}

@@ -1,0 +1,77 @@
+package server
+
+import (
+	"context"
+	"runtime/debug"
+	"strconv"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/latchkey-dev/latchkey/authz"
+)
+
+// metrics are the server's own; labels never hold a customer, a key or
+// anything else that a client chooses.
+type metrics struct {
+	seconds      *prometheus.HistogramVec
+	decisions    map[authz.ReasonCode]prometheus.Counter
+	other        prometheus.Counter
+	authFailures prometheus.Counter
+	unrouted     prometheus.Counter
+	panics       prometheus.Counter
+}
+
+// observers are a route's histograms by class of status, found once.
+type observers struct {
+	seconds [6]prometheus.Observer
+}
+
+func newMetrics(registry *prometheus.Registry) *metrics {
+	m := &metrics{
+		seconds: prometheus.NewHistogramVec(prometheus.HistogramOpts{
+			Name: "latchkey_http_request_duration_seconds", Help: "Time from a request's headers and body being read to its reply.",
+			Buckets: prometheus.ExponentialBuckets(1e-6, 4, 13), // 1 µs to 16 s
+		}, []string{"method", "route", "status"}),
+		authFailures: prometheus.NewCounter(prometheus.CounterOpts{
+			Name: "latchkey_auth_failures_total", Help: "Requests with a credential that did not hold."}),
+		unrouted: prometheus.NewCounter(prometheus.CounterOpts{
+			Name: "latchkey_http_unrouted_total", Help: "Requests that reached no route: unknown paths, wrong methods, malformed or oversized."}),
+		panics: prometheus.NewCounter(prometheus.CounterOpts{
+			Name: "latchkey_http_panics_total", Help: "Requests that were answered 500 because of a bug."}),
+		decisions: map[authz.ReasonCode]prometheus.Counter{},
+	}
+	decisions := prometheus.NewCounterVec(prometheus.CounterOpts{
+		Name: "latchkey_decisions_total", Help: "Decisions made, by their first reason."}, []string{"result", "reason"})
+	for _, code := range []authz.ReasonCode{authz.ScopeMissing, authz.KeyUnknown, authz.KeyExpired, authz.KeyRevoked, authz.SubjectNotAllowed, authz.ValueNotPermitted, authz.NoGrant} {
+		m.decisions[code] = decisions.WithLabelValues("deny", string(code))
+	}
+	m.decisions[authz.ScopePermits] = decisions.WithLabelValues("allow", string(authz.ScopePermits))
+	m.other = decisions.WithLabelValues("deny", "other")
+	registry.MustRegister(m.seconds, decisions, m.authFailures, m.unrouted, m.panics)
+	return m
+}
+
+func (m *metrics) decided(d *authz.Decision) {
+	if len(d.Reasons) > 0 {
+		if c, ok := m.decisions[d.Reasons[0].Code]; ok {
+			c.Inc()
+			return
+		}
+	}
+	m.other.Inc()
+}
+
+func (m *metrics) route(method, path string) (o observers) {
+	for i := range o.seconds {
+		o.seconds[i] = m.seconds.WithLabelValues(method, path, strconv.Itoa(i)+"xx")
+	}
+	return o
+}
+
+// class is the first digit of a status.
+func class(status int) int { return min(max(status/100, 0), 5) }
+
+func stack() string { return string(debug.Stack()) }
+
+// noContext is for calls that want a context and wait for nothing.
+var noContext = context.Background()

@@ -1,0 +1,240 @@
+package server
+
+import (
+	"bytes"
+	"log/slog"
+	"math/rand/v2"
+	"net/url"
+	"strings"
+	"time"
+
+	"github.com/gofiber/fiber/v2"
+
+	"github.com/latchkey-dev/latchkey"
+	"github.com/latchkey-dev/latchkey/authz"
+	"github.com/latchkey-dev/latchkey/internal/strictjson"
+)
+
+// route declares one route: what it needs, and who answers it.
+type route struct {
+	method, path string
+	open         bool          // needs no credential
+	decision     bool          // logs failures and a sample only
+	authzen      bool          // errors are AuthZEN's JSON strings
+	ended        bool          // root may act in a customer that has ended
+	change       bool          // changes records: root must name the customer once there are two
+	system       bool          // is not about a customer
+	body         string        // content type; "" for none
+	deadline     time.Duration // of everything that waits
+	may          func(*authz.Caller) error
+	handle       func(*request) error
+	observe      observers
+}
+
+func (s *Server) acquire(c *fiber.Ctx, rt *route) *request {
+	r := s.pool.Get().(*request)
+	r.c, r.route, r.start = c, rt, s.cfg.Now()
+	r.now = latchkey.InstantOf(r.start)
+	r.identify()
+	c.Response().Header.Set(fiber.HeaderXRequestID, r.id)
+	return r
+}
+
+func (s *Server) release(r *request) {
+	r.reset()
+	s.pool.Put(r)
+}
+
+// mount makes a Fiber handler of the route: the one way of every request.
+func (s *Server) mount(rt *route) {
+	if rt.deadline == 0 {
+		rt.deadline = 10 * time.Second
+	}
+	rt.observe = s.metrics.route(rt.method, rt.path)
+	s.app.Add(rt.method, rt.path, func(c *fiber.Ctx) error {
+		r := s.acquire(c, rt)
+		defer s.release(r)
+		var refused *latchkey.Error
+		if err := r.run(); err != nil {
+			refused = r.refuse(err)
+		}
+		status := c.Response().StatusCode()
+		took := s.cfg.Now().Sub(r.start)
+		rt.observe.seconds[class(status)].Observe(took.Seconds())
+		r.log(status, took, refused)
+		return nil
+	})
+}
+
+func (r *request) run() (err error) {
+	defer func() {
+		// A bug must not end the process, nor leak what it was about.
+		if p := recover(); p != nil {
+			r.s.metrics.panics.Inc()
+			r.s.cfg.Log.Error("panic", "route", r.route.path, "request_id", r.id, "panic", p, "stack", stack())
+			err = latchkey.Errorf(latchkey.Internal, "internal_error", "the request could not be answered")
+		}
+	}()
+	if err := r.noCredentialInQuery(); err != nil {
+		return err
+	}
+	if !r.route.open {
+		if err := r.authenticate(); err != nil {
+			return err
+		}
+		if err := r.route.may(&r.caller); err != nil {
+			return err
+		}
+	}
+	if r.route.body != "" {
+		if err := r.readBody(); err != nil {
+			return err
+		}
+	}
+	return r.route.handle(r)
+}
+
+// noCredentialInQuery refuses a key in the URL, where every proxy logs it.
+func (r *request) noCredentialInQuery() error {
+	raw := r.c.Context().QueryArgs().QueryString()
+	if len(raw) == 0 {
+		return nil
+	}
+	text := string(raw)
+	if decoded, err := url.QueryUnescape(text); err == nil {
+		text += "\n" + decoded
+	}
+	if authz.ContainsToken(text) {
+		return latchkey.InvalidFaults(latchkey.Fault{Pointer: "query", Code: "credential_in_query", Detail: "the query holds a credential; send it in Authorization: Bearer, and consider this one disclosed"})
+	}
+	return nil
+}
+
+var bearer = []byte("bearer ")
+
+func (r *request) authenticate() error {
+	values := r.c.Request().Header.PeekAll(fiber.HeaderAuthorization)
+	switch len(values) {
+	case 0:
+		return authz.ErrUnauthenticated()
+	case 1:
+	default:
+		return latchkey.InvalidFaults(latchkey.Fault{Pointer: "header:Authorization", Code: "two_credentials", Detail: "one credential a request"})
+	}
+	value := values[0]
+	if len(value) < len(bearer) || !bytes.EqualFold(value[:len(bearer)], bearer) {
+		return r.failed(authz.ErrUnauthenticated())
+	}
+	caller, proven, err := r.s.cfg.Authenticator.Authenticate(string(value[len(bearer):]), r.now, r.source())
+	if err != nil {
+		if !proven {
+			return r.failed(err)
+		}
+		return err
+	}
+	caller.RequestID = r.id
+	r.caller = caller
+	return r.chooseCustomer()
+}
+
+// failed counts a failed authentication against its source.
+func (r *request) failed(err error) error {
+	r.s.metrics.authFailures.Inc()
+	if r.s.failed.allow(r.source(), r.start) {
+		return err
+	}
+	return latchkey.Errorf(latchkey.TooManyRequests, "too_many_failures", "too many failed authentications from this address")
+}
+
+// chooseCustomer binds the request to the one customer that it acts in.
+func (r *request) chooseCustomer() error {
+	named, err := r.header("X-Customer-ID")
+	if err != nil {
+		return err
+	}
+	switch {
+	case !r.caller.IsRoot():
+		if named != "" && named != r.caller.Customer.ID {
+			return latchkey.Errorf(latchkey.Forbidden, "wrong_customer", "the key belongs to another customer than X-Customer-ID names")
+		}
+		return nil
+	case r.route.system:
+		return nil
+	case named == "" && r.route.change && r.s.cfg.Table.Customers() > 1:
+		return latchkey.InvalidFaults(latchkey.Fault{Pointer: "header:X-Customer-ID", Code: "customer_required", Detail: "there is more than one customer: name the one to change in X-Customer-ID"})
+	case named == "":
+		named = authz.DefaultCustomer
+	}
+	customer := r.s.cfg.Table.Customer(named)
+	if customer == nil || customer.Deleted() && !r.route.ended || !latchkey.ValidName(named) {
+		return latchkey.Errorf(latchkey.NotFound, "customer_not_found", "there is no such customer")
+	}
+	r.caller.Customer = customer
+	return nil
+}
+
+// readBody checks the content type and takes the one copy of the body that
+// everything else is a view of. JSON is parsed strictly.
+func (r *request) readBody() error {
+	h := &r.c.Request().Header
+	if enc := h.Peek(fiber.HeaderContentEncoding); len(enc) > 0 && !bytes.EqualFold(enc, []byte("identity")) {
+		return latchkey.Errorf(latchkey.UnsupportedMedia, "unsupported_encoding", "a body is read as it is, without Content-Encoding")
+	}
+	if !isMediaType(h.ContentType(), r.route.body) {
+		return latchkey.Errorf(latchkey.UnsupportedMedia, "unsupported_media_type", "want Content-Type: %s", r.route.body)
+	}
+	r.body = string(r.c.Request().Body())
+	if r.route.body != fiber.MIMEApplicationJSON {
+		return nil
+	}
+	return r.doc.Parse(r.body)
+}
+
+// isMediaType compares the type itself; of its parameters only charset=utf-8
+// is accepted.
+func isMediaType(header []byte, want string) bool {
+	if string(header) == want {
+		return true
+	}
+	media, params, _ := strings.Cut(string(header), ";")
+	if !strings.EqualFold(strings.TrimSpace(media), want) {
+		return false
+	}
+	params = strings.ToLower(strings.TrimSpace(params))
+	return params == "" || params == "charset=utf-8" || params == `charset="utf-8"`
+}
+
+// root returns the top value of the parsed body.
+func (r *request) root() strictjson.Value { return r.doc.Root() }
+
+// log writes one event a request; on decision paths only failures, and a
+// sample where that is asked for.
+func (r *request) log(status int, took time.Duration, refused *latchkey.Error) {
+	level := slog.LevelInfo
+	switch {
+	case refused != nil && (refused.Kind == latchkey.Internal || refused.Kind == latchkey.Unavailable):
+		level = slog.LevelError
+	case status == fiber.StatusTooManyRequests:
+		return // counted; a log line each would be the attacker's to fill
+	case r.route.decision && status < fiber.StatusBadRequest && (r.s.cfg.LogDecisions == 0 || rand.Float64() >= r.s.cfg.LogDecisions):
+		return
+	}
+	attrs := []slog.Attr{
+		slog.String("request_id", r.id), slog.String("method", r.route.method), slog.String("route", r.route.path),
+		slog.String("path", r.path()), slog.Int("status", status), slog.Duration("took", took),
+		slog.String("source", r.source().String()),
+	}
+	if r.caller.Handle != "" {
+		attrs = append(attrs, slog.String("credential", r.caller.Handle))
+	}
+	if r.caller.Customer != nil {
+		attrs = append(attrs, slog.String("customer", r.caller.Customer.ID))
+	}
+	if refused != nil {
+		attrs = append(attrs, slog.String("code", refused.Code))
+		if level == slog.LevelError {
+			attrs = append(attrs, slog.String("error", authz.Redact(refused.Error())))
+		}
+	}
+	r.s.cfg.Log.LogAttrs(noContext, level, "request", attrs...)
+}

@@ -1,0 +1,213 @@
+package server
+
+import (
+	"context"
+	"encoding/binary"
+	"encoding/hex"
+	"math/rand/v2"
+	"net"
+	"net/netip"
+	"net/url"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/gofiber/fiber/v2"
+
+	"github.com/latchkey-dev/latchkey"
+	"github.com/latchkey-dev/latchkey/authz"
+	"github.com/latchkey-dev/latchkey/internal/strictjson"
+)
+
+// request is one request on its way, taken from a pool: nothing of it may
+// outlive the handler. Body and everything parsed from it are one copy of what
+// the connection's buffer held.
+type request struct {
+	s      *Server
+	c      *fiber.Ctx
+	route  *route
+	start  time.Time
+	now    latchkey.Instant
+	id     string
+	caller authz.Caller
+	body   string
+	doc    strictjson.Doc
+
+	question authz.Request
+	decision authz.Decision
+	out      []byte
+}
+
+func (r *request) reset() {
+	r.c, r.route, r.caller, r.body, r.id = nil, nil, authz.Caller{}, "", ""
+	r.question = authz.Request{}
+	r.out = r.out[:0]
+}
+
+// context returns one that ends with the route's deadline. Decisions, which
+// wait for nothing, do without.
+func (r *request) context() (context.Context, context.CancelFunc) {
+	return context.WithTimeout(context.Background(), r.route.deadline)
+}
+
+func (r *request) call() authz.Call { return authz.Call{Caller: r.caller, Now: r.now} }
+
+// header returns the one value of a header, "" when it is absent. Two of them
+// are a fault.
+func (r *request) header(name string) (string, error) {
+	all := r.c.Request().Header.PeekAll(name)
+	switch len(all) {
+	case 0:
+		return "", nil
+	case 1:
+		return string(all[0]), nil
+	}
+	return "", latchkey.InvalidFaults(latchkey.Fault{Pointer: "header:" + name, Code: "duplicate_header", Detail: "the header may stand once"})
+}
+
+// identify takes the client's X-Request-ID where it is well-formed, and makes
+// one where it is not, or where it has the shape of a credential.
+func (r *request) identify() {
+	given := r.c.Request().Header.Peek(fiber.HeaderXRequestID)
+	if validRequestID(given) {
+		if id := string(given); !authz.ContainsToken(id) {
+			r.id = id
+			return
+		}
+	}
+	var b [16]byte
+	binary.LittleEndian.PutUint64(b[:8], rand.Uint64())
+	binary.LittleEndian.PutUint64(b[8:], rand.Uint64())
+	r.id = hex.EncodeToString(b[:])
+}
+
+func validRequestID(id []byte) bool {
+	if len(id) == 0 || len(id) > 128 {
+		return false
+	}
+	for _, c := range id {
+		switch {
+		case '0' <= c && c <= '9', 'a' <= c && c <= 'z', 'A' <= c && c <= 'Z', c == '.', c == '_', c == '-':
+		default:
+			return false
+		}
+	}
+	return true
+}
+
+// source is the address that the request came from: the peer's, or behind n
+// trusted proxies the n-th from the right of X-Forwarded-For.
+func (r *request) source() netip.Addr {
+	if n := r.s.cfg.TrustedProxies; n > 0 {
+		var hops []string
+		for _, h := range r.c.Request().Header.PeekAll(fiber.HeaderXForwardedFor) {
+			hops = append(hops, strings.Split(string(h), ",")...)
+		}
+		if len(hops) >= n {
+			if addr, err := netip.ParseAddr(strings.TrimSpace(hops[len(hops)-n])); err == nil {
+				return addr.Unmap().WithZone("")
+			}
+		}
+	}
+	if tcp, ok := r.c.Context().RemoteAddr().(*net.TCPAddr); ok {
+		return tcp.AddrPort().Addr().Unmap()
+	}
+	return netip.Addr{}
+}
+
+// param decodes one path segment, once.
+func (r *request) param(name string) string {
+	decoded, err := url.PathUnescape(r.c.Params(name))
+	if err != nil {
+		return ""
+	}
+	return decoded
+}
+
+// path is the request's path for logs and problem documents, with anything
+// like a credential taken out.
+func (r *request) path() string { return authz.Redact(strings.Clone(r.c.Path())) }
+
+// query reads the query strictly: a name that is not allowed, or that stands
+// twice, is a fault. A trailing dot allows a family ("metadata.").
+type query struct {
+	values map[string]string
+	faults []latchkey.Fault
+}
+
+func (r *request) query(allowed ...string) *query {
+	q := &query{values: map[string]string{}}
+	parsed, err := url.ParseQuery(string(r.c.Context().QueryArgs().QueryString()))
+	if err != nil {
+		q.fault("", "invalid_query", "the query string is malformed")
+	}
+	for name, values := range parsed {
+		known := false
+		for _, a := range allowed {
+			known = known || name == a || strings.HasSuffix(a, ".") && strings.HasPrefix(name, a) && len(name) > len(a)
+		}
+		switch {
+		case !known:
+			q.fault(name, "unknown_parameter", "unknown query parameter; known are "+strings.Join(allowed, ", "))
+		case len(values) != 1:
+			q.fault(name, "duplicate_parameter", "the parameter may stand once")
+		default:
+			q.values[name] = values[0]
+		}
+	}
+	return q
+}
+
+func (q *query) fault(name, code, detail string) {
+	q.faults = append(q.faults, latchkey.Fault{Pointer: "query:" + name, Code: code, Detail: detail})
+}
+
+// number reads an integer between least and most.
+func (q *query) number(name string, otherwise, least, most int) int {
+	text, ok := q.values[name]
+	if !ok {
+		return otherwise
+	}
+	n, err := strconv.Atoi(text)
+	if err != nil || n < least || n > most {
+		q.fault(name, "invalid_parameter", "want an integer from "+strconv.Itoa(least)+" to "+strconv.Itoa(most))
+		return otherwise
+	}
+	return n
+}
+
+// oneOf reads one of the given words, the first when absent.
+func (q *query) oneOf(name string, words ...string) string {
+	text, ok := q.values[name]
+	if !ok {
+		return words[0]
+	}
+	for _, w := range words {
+		if w == text {
+			return text
+		}
+	}
+	q.fault(name, "invalid_parameter", "want one of "+strings.Join(words, ", "))
+	return words[0]
+}
+
+// instant reads an RFC 3339 timestamp, 0 when absent.
+func (q *query) instant(name string) latchkey.Instant {
+	text, ok := q.values[name]
+	if !ok {
+		return 0
+	}
+	at, ok := latchkey.ParseInstant(text)
+	if !ok {
+		q.fault(name, "invalid_parameter", "want an RFC 3339 timestamp")
+	}
+	return at
+}
+
+// err is nil when nothing was wrong.
+func (q *query) err() error {
+	if len(q.faults) == 0 {
+		return nil
+	}
+	return latchkey.InvalidFaults(q.faults...)
+}

@@ -1,0 +1,77 @@
+package server
+
+import (
+	"net/http"
+	"time"
+
+	"github.com/gofiber/fiber/v2"
+
+	"github.com/latchkey-dev/latchkey"
+	"github.com/latchkey-dev/latchkey/authz"
+)
+
+const jsonBody = fiber.MIMEApplicationJSON
+
+// routes is the list of everything that the API answers; openapi.yaml is held
+// to it by a test.
+func (s *Server) routes() {
+	for _, rt := range []route{
+		{method: http.MethodPost, path: "/decision", decision: true, body: jsonBody, may: mayDecide, handle: s.decide},
+		{method: http.MethodPost, path: "/decision/batch", decision: true, body: jsonBody, may: mayDecide, handle: s.decideBatch},
+		{method: http.MethodPost, path: "/decision/explain", decision: true, body: jsonBody, may: mayDecide, handle: s.explain},
+		{method: http.MethodPost, path: "/decision/:policy", decision: true, body: jsonBody, may: mayDecide, handle: s.decide},
+		{method: http.MethodPost, path: "/access/v1/evaluation", decision: true, authzen: true, body: jsonBody, may: mayDecide, handle: s.evaluation},
+		{method: http.MethodPost, path: "/access/v1/evaluations", decision: true, authzen: true, body: jsonBody, may: mayDecide, handle: s.evaluations},
+		{method: http.MethodGet, path: "/.well-known/authzen-configuration", open: true, handle: s.authzenConfiguration},
+
+		{method: http.MethodPost, path: "/v1/access_keys", change: true, body: jsonBody, may: s.cfg.Keys.MayCreate, handle: s.createKey},
+		{method: http.MethodGet, path: "/v1/access_keys", may: s.cfg.Keys.MayList, handle: s.listKeys},
+		{method: http.MethodPost, path: "/v1/access_keys/verify", decision: true, body: jsonBody, may: mayDecide, handle: s.verifyKey},
+		{method: http.MethodGet, path: "/v1/access_keys/self", may: anyone, handle: s.getSelf},
+		{method: http.MethodGet, path: "/v1/access_keys/:id", may: s.cfg.Keys.MayList, handle: s.getKey},
+		{method: http.MethodDelete, path: "/v1/access_keys/:id", change: true, may: anyone, handle: s.revokeKey},
+		{method: http.MethodPost, path: "/v1/access_keys/:id/rotate", change: true, body: jsonBody, may: s.cfg.Keys.MayCreate, handle: s.rotateKey},
+		{method: http.MethodGet, path: "/v1/access_keys/:id/rego", may: s.cfg.Keys.MayList, handle: s.keyRego},
+		{method: http.MethodPost, path: "/v1/introspect", decision: true, body: fiber.MIMEApplicationForm, may: mayDecide, handle: s.introspect},
+
+		{method: http.MethodPost, path: "/v1/customers", system: true, body: jsonBody, may: s.cfg.Customers.May, handle: s.createCustomer},
+		{method: http.MethodGet, path: "/v1/customers", system: true, may: s.cfg.Customers.May, handle: s.listCustomers},
+		{method: http.MethodGet, path: "/v1/customers/:id", system: true, may: s.cfg.Customers.May, handle: s.getCustomer},
+		{method: http.MethodPatch, path: "/v1/customers/:id", system: true, body: jsonBody, may: s.cfg.Customers.May, handle: s.patchCustomer},
+		{method: http.MethodDelete, path: "/v1/customers/:id", system: true, may: s.cfg.Customers.May, handle: s.deleteCustomer},
+		{method: http.MethodPost, path: "/v1/root/rotate", system: true, may: mayRoot, handle: s.rotateRoot},
+
+		{method: http.MethodGet, path: "/v1/auditing", ended: true, may: mayAudit, handle: s.listEvents},
+		{method: http.MethodGet, path: "/v1/auditing/:id", ended: true, may: mayAudit, handle: s.getEvent},
+		{method: http.MethodPost, path: "/v1/auditing/verify", ended: true, may: mayAudit, deadline: time.Minute, handle: s.verifyChain},
+
+		{method: http.MethodGet, path: "/health/live", open: true, decision: true, handle: s.live},
+		{method: http.MethodGet, path: "/health/ready", open: true, decision: true, handle: s.ready},
+		{method: http.MethodGet, path: "/openapi.yaml", open: true, handle: s.openapi},
+	} {
+		s.mount(&rt)
+	}
+}
+
+func anyone(*authz.Caller) error { return nil }
+
+func mayDecide(c *authz.Caller) error {
+	if c.MayDecide() {
+		return nil
+	}
+	return latchkey.Errorf(latchkey.Forbidden, "scope_missing", "the key lacks the scope decision")
+}
+
+func mayRoot(c *authz.Caller) error {
+	if c.IsRoot() {
+		return nil
+	}
+	return latchkey.Errorf(latchkey.Forbidden, "not_permitted", "only the root key may do this")
+}
+
+func mayAudit(c *authz.Caller) error {
+	if c.SeesEvents() {
+		return nil
+	}
+	return latchkey.Errorf(latchkey.Forbidden, "scope_missing", "the key lacks the scope audit_events")
+}

@@ -1,0 +1,169 @@
+package server
+
+import (
+	"context"
+	"crypto/sha256"
+	"log/slog"
+	"net"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/gofiber/fiber/v2"
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/valyala/fasthttp"
+
+	"github.com/latchkey-dev/latchkey"
+	"github.com/latchkey-dev/latchkey/audit"
+	"github.com/latchkey-dev/latchkey/authz"
+	"github.com/latchkey-dev/latchkey/scopes"
+)
+
+// Config are the collaborators and settings of a Server. All collaborators are
+// required; a zero setting takes the default that its comment names.
+type Config struct {
+	Authenticator *authz.Authenticator
+	Keys          *authz.Keys
+	Customers     *authz.Customers
+	Root          *authz.RootKey
+	PDP           *authz.PDP
+	Table         authz.KeyTable
+	Parser        *scopes.Parser
+	Record        authz.Record
+	Events        Events
+	Log           *slog.Logger
+	Registry      *prometheus.Registry
+	Now           func() time.Time
+
+	// PublicURL is the base of the URLs in the metadata document; required.
+	PublicURL string
+	// NodeID names this process in replies to Prefer: wait.
+	NodeID string
+	// SealKey seals kept replies; 32 random bytes, outside the database.
+	SealKey []byte
+	// TooManyKeysStatus answers a customer's eleventh key: 500, as seed 004
+	// says, or 409. Default 500.
+	TooManyKeysStatus int
+	// TrustedProxies is how many proxies stand before the server, each adding
+	// to X-Forwarded-For. Default 0: the peer is the source.
+	TrustedProxies int
+	// AuthFailureRate is how many failed authentications a second a source may
+	// make, after a burst of ten times as many. Default 10.
+	AuthFailureRate float64
+	// LogDecisions is the share of decisions, 0 to 1, that are logged though
+	// they did not fail. Default 0.
+	LogDecisions float64
+	// ReadTimeout bounds the reading of a whole request, WriteTimeout of a
+	// reply, IdleTimeout the wait for the next request. Defaults 10 s, 10 s,
+	// 60 s.
+	ReadTimeout, WriteTimeout, IdleTimeout time.Duration
+}
+
+// Events is the audit trail as the API reads it. Implemented by store.DB.
+type Events interface {
+	Events(ctx context.Context, chain string, f audit.Filter) ([]audit.Event, error)
+	Event(ctx context.Context, chain, id string) (audit.Event, error)
+	VerifyChain(ctx context.Context, chain string) (audit.Report, error)
+	Ping(ctx context.Context) error
+}
+
+// Server is the HTTP API.
+type Server struct {
+	cfg     Config
+	app     *fiber.App
+	metrics *metrics
+	failed  *failureLimiter
+	replays inFlight
+	verify  chan struct{} // one verification of a chain at a time
+	pool    sync.Pool     // *request
+}
+
+// New makes a server; Serve runs it.
+func New(cfg Config) *Server {
+	orDefault(&cfg.TooManyKeysStatus, fiber.StatusInternalServerError)
+	orDefault(&cfg.AuthFailureRate, 10)
+	orDefault(&cfg.ReadTimeout, 10*time.Second)
+	orDefault(&cfg.WriteTimeout, 10*time.Second)
+	orDefault(&cfg.IdleTimeout, 60*time.Second)
+	s := &Server{
+		cfg:     cfg,
+		metrics: newMetrics(cfg.Registry),
+		failed:  newFailureLimiter(cfg.AuthFailureRate),
+		verify:  make(chan struct{}, 1),
+	}
+	s.pool.New = func() any { return &request{s: s} }
+	s.app = fiber.New(fiber.Config{
+		AppName:                      "latchkey",
+		CaseSensitive:                true,
+		StrictRouting:                true,
+		DisableStartupMessage:        true,
+		DisablePreParseMultipartForm: true,
+		BodyLimit:                    smallestBody,
+		ReadBufferSize:               8 << 10, // request line and headers
+		ReadTimeout:                  cfg.ReadTimeout,
+		WriteTimeout:                 cfg.WriteTimeout,
+		IdleTimeout:                  cfg.IdleTimeout,
+		ErrorHandler:                 s.unrouted,
+	})
+	s.app.Server().HeaderReceived = func(h *fasthttp.RequestHeader) fasthttp.RequestConfig {
+		return fasthttp.RequestConfig{MaxRequestBodySize: bodyLimit(string(h.RequestURI()))}
+	}
+	s.app.Server().NoDefaultServerHeader = true
+	s.routes()
+	return s
+}
+
+func orDefault[T comparable](setting *T, value T) {
+	var zero T
+	if *setting == zero {
+		*setting = value
+	}
+}
+
+// Serve answers requests on ln until Shutdown.
+func (s *Server) Serve(ln net.Listener) error { return s.app.Listener(ln) }
+
+// Shutdown stops taking connections and waits for the requests that run, until
+// ctx ends.
+func (s *Server) Shutdown(ctx context.Context) error { return s.app.ShutdownWithContext(ctx) }
+
+// Body limits by path, in bytes (1-architecture, "Ports, paths, names").
+const (
+	smallestBody = 64 << 10
+	decisionBody = 256 << 10
+	batchBody    = 1 << 20
+)
+
+// bodyLimit sees the request target as it was sent, absolute form and query
+// included, before anything of the body has been read.
+func bodyLimit(target string) int {
+	if _, rest, ok := strings.Cut(target, "://"); ok {
+		target = rest
+		if i := strings.IndexByte(rest, '/'); i >= 0 {
+			target = rest[i:]
+		}
+	}
+	if i := strings.IndexAny(target, "?#"); i >= 0 {
+		target = target[:i]
+	}
+	switch {
+	case target == "/decision/batch", target == "/access/v1/evaluations":
+		return batchBody
+	case target == "/decision", strings.HasPrefix(target, "/decision/"), strings.HasPrefix(target, "/access/v1/"):
+		return decisionBody
+	}
+	return smallestBody
+}
+
+// fingerprint makes short names for things that must not be stored.
+func fingerprint(parts ...string) [sha256.Size]byte {
+	h := sha256.New()
+	for _, p := range parts {
+		_, _ = h.Write([]byte(p)) // a hash does not fail
+		_, _ = h.Write([]byte{0})
+	}
+	return [sha256.Size]byte(h.Sum(nil))
+}
+
+// now is read once a request.
+func (s *Server) now() latchkey.Instant { return latchkey.InstantOf(s.cfg.Now()) }
