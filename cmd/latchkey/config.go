@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"slices"
 	"strings"
 
 	"github.com/alecthomas/kong"
@@ -24,7 +25,7 @@ type ConfigPrintCmd struct {
 
 // Run implements the command.
 func (cmd *ConfigPrintCmd) Run(g *Globals, std streams) error {
-	args := append([]string{"serve"}, cmd.Args...)
+	args := append([]string{"serve"}, slices.DeleteFunc(cmd.Args, func(a string) bool { return a == "--" })...)
 	if g.ConfigFile != "" {
 		args = append([]string{"--config", g.ConfigFile}, args...)
 	}

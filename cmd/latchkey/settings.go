@@ -50,19 +50,12 @@ func (r *fileResolver) Resolve(ctx *kong.Context, parent *kong.Path, flag *kong.
 	return value, nil
 }
 
-// configPath finds --config among the arguments, or in the environment.
+// configPath is the value of --config, which kong has parsed but not yet set.
 func configPath(ctx *kong.Context) string {
 	for _, p := range ctx.Path {
 		if p.Flag != nil && p.Flag.Name == "config" {
-			return p.Flag.Target.String()
-		}
-	}
-	for i, arg := range ctx.Args {
-		if value, ok := strings.CutPrefix(arg, "--config="); ok {
-			return value
-		}
-		if arg == "--config" && i+1 < len(ctx.Args) {
-			return ctx.Args[i+1]
+			path, _ := ctx.FlagValue(p.Flag).(string)
+			return path
 		}
 	}
 	return os.Getenv("LATCHKEY_CONFIG")

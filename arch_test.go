@@ -1,0 +1,156 @@
+package latchkey_test
+
+import (
+	"go/ast"
+	"go/parser"
+	"go/token"
+	"io/fs"
+	"path"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"testing"
+)
+
+const module = "github.com/latchkey-dev/latchkey"
+
+// edges are the imports that are allowed between rooms (tests apart): a room
+// may import those listed, the ground (the root package and strictjson), and
+// nothing else of ours. Imports go down only.
+var edges = map[string][]string{
+	"":                    nil,
+	"internal/strictjson": {""},
+	"internal/keyring":    nil,
+
+	"scopes":   nil,
+	"audit":    nil,
+	"policies": {"scopes", "audit"},
+	"authz":    {"scopes", "audit", "policies"},
+
+	"store": {"authz", "audit", "scopes"},
+	"cache": {"authz"},
+
+	"server": {"authz", "audit", "scopes"},
+
+	"cmd/latchkey": {"scopes", "audit", "authz", "store", "cache", "server", "internal/keyring"},
+
+	// Programs of the workshop; nothing of the product imports them.
+	"internal/bench":     {"scopes", "authz", "store", "cache", "internal/keyring"},
+	"internal/demo":      nil,
+	"internal/container": nil,
+}
+
+var ground = []string{"", "internal/strictjson"}
+
+// confined are the dependencies that may be imported in their own rooms only.
+var confined = map[string][]string{
+	"github.com/gofiber/fiber":         {"server", "internal/bench"},
+	"github.com/valyala/fasthttp":      {"server", "internal/bench"},
+	"database/sql":                     {"store"},
+	"modernc.org/sqlite":               {"store"},
+	"github.com/pressly/goose":         {"store"},
+	"github.com/open-policy-agent/opa": {"policies"},
+	"github.com/google/cel-go":         {"policies"},
+	"github.com/redis/go-redis":        {"cache"},
+	"github.com/alecthomas/kong":       {"cmd/latchkey"},
+	"net/http":                         {"server", "cmd/latchkey", "internal/bench", "internal/demo"},
+}
+
+// clockReaders are the places where time.Now may stand: everywhere else the
+// time comes in as an argument.
+var clockReaders = []string{"cmd/latchkey/", "server/middleware.go", "internal/bench/", "internal/demo/"}
+
+func TestArchitecture_ImportsGoDownOnly(t *testing.T) {
+	rooms := map[string]bool{}
+	eachFile(t, func(file string, f *ast.File, _ *token.FileSet) {
+		room := path.Dir(file)
+		if room == "." {
+			room = ""
+		}
+		rooms[room] = true
+		allowed, known := edges[room]
+		if !known {
+			t.Errorf("%s: the room %q is not on the map", file, room)
+			return
+		}
+		for _, spec := range f.Imports {
+			name, err := strconv.Unquote(spec.Path.Value)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if ours, ok := strings.CutPrefix(name, module); ok {
+				ours = strings.TrimPrefix(ours, "/")
+				if !slices.Contains(allowed, ours) && !(slices.Contains(ground, ours) && room != "" && room != "internal/keyring") {
+					t.Errorf("%s: the room %q may not import %q", file, room, ours)
+				}
+			}
+			for dependency, home := range confined {
+				if (name == dependency || strings.HasPrefix(name, dependency+"/")) && !slices.Contains(home, room) {
+					t.Errorf("%s: %s belongs to %v only", file, name, home)
+				}
+			}
+		}
+	})
+	for _, room := range []string{"", "scopes", "authz", "policies", "audit", "store", "cache", "server", "cmd/latchkey"} {
+		if !rooms[room] {
+			t.Errorf("the room %q has no Go files", room)
+		}
+	}
+}
+
+func TestArchitecture_TimeComesInAsAnArgument(t *testing.T) {
+	eachFile(t, func(file string, f *ast.File, fset *token.FileSet) {
+		if slices.ContainsFunc(clockReaders, func(p string) bool { return strings.HasPrefix(file, p) }) {
+			return
+		}
+		ast.Inspect(f, func(n ast.Node) bool {
+			if sel, ok := n.(*ast.SelectorExpr); ok {
+				if pkg, ok := sel.X.(*ast.Ident); ok && pkg.Name == "time" && slices.Contains([]string{"Now", "Since", "Until", "After", "Sleep", "Tick"}, sel.Sel.Name) {
+					t.Errorf("%s: time.%s", fset.Position(sel.Pos()), sel.Sel.Name)
+				}
+			}
+			return true
+		})
+	})
+}
+
+func TestArchitecture_EveryPackageHasADocComment(t *testing.T) {
+	documented := map[string]bool{}
+	eachFile(t, func(file string, f *ast.File, _ *token.FileSet) {
+		dir := path.Dir(file)
+		documented[dir] = documented[dir] || f.Doc != nil
+	})
+	for dir, ok := range documented {
+		if !ok {
+			t.Errorf("%s: no package comment", dir)
+		}
+	}
+}
+
+// eachFile parses every Go file of the module that is not a test.
+func eachFile(t *testing.T, visit func(file string, f *ast.File, fset *token.FileSet)) {
+	t.Helper()
+	n := 0
+	err := filepath.WalkDir(".", func(file string, d fs.DirEntry, err error) error {
+		switch {
+		case err != nil:
+			return err
+		case d.IsDir() && (d.Name() == "testdata" || strings.HasPrefix(d.Name(), ".") && file != "."):
+			return fs.SkipDir
+		case d.IsDir() || !strings.HasSuffix(file, ".go") || strings.HasSuffix(file, "_test.go"):
+			return nil
+		}
+		fset := token.NewFileSet()
+		f, err := parser.ParseFile(fset, file, nil, parser.ParseComments)
+		if err != nil {
+			return err
+		}
+		n++
+		visit(filepath.ToSlash(file), f, fset)
+		return nil
+	})
+	if err != nil || n == 0 {
+		t.Fatalf("read %d files: %v", n, err)
+	}
+}
