@@ -72,16 +72,16 @@ func (d dialect) evaluation(q *authz.Request, item, defaults strictjson.Value, a
 	if err := read(item, false); err != nil {
 		return err
 	}
-	if err := d.entity(&q.Subject, subject, at+"/subject", &q.Secret); err != nil {
+	if err := d.entity(&q.Subject, subject, place{at, "/subject"}, &q.Secret); err != nil {
 		return err
 	}
 	if authz.ConfusableSubject(q.Subject.Type) {
 		return faultAt(at+"/subject/type", "confusable_subject_type", `the type only looks like "access_key"`)
 	}
-	if err := d.action(&q.Action, action, at+"/action"); err != nil {
+	if err := d.action(&q.Action, action, place{at, "/action"}); err != nil {
 		return err
 	}
-	if err := d.entity(&q.Resource, resource, at+"/resource", nil); err != nil {
+	if err := d.entity(&q.Resource, resource, place{at, "/resource"}, nil); err != nil {
 		return err
 	}
 	if k := q.Context.Kind(); k != strictjson.Object && k != strictjson.Missing {
@@ -92,9 +92,9 @@ func (d dialect) evaluation(q *authz.Request, item, defaults strictjson.Value, a
 
 // entity reads a subject or resource. secret is where the subject's own secret
 // goes, nil for a resource.
-func (d dialect) entity(e *authz.Entity, v strictjson.Value, at string, secret *string) error {
-	if err := object(v, at); err != nil {
-		return err
+func (d dialect) entity(e *authz.Entity, v strictjson.Value, at place, secret *string) error {
+	if v.Kind() != strictjson.Object {
+		return object(v, at.String())
 	}
 	var typ, id strictjson.Value
 	for name, m := range v.Members() {
@@ -107,21 +107,21 @@ func (d dialect) entity(e *authz.Entity, v strictjson.Value, at string, secret *
 			e.Properties = m
 		default:
 			if d.strict {
-				return faultAt(strictjson.Pointer(at, name), "unknown_member", "unknown member")
+				return faultAt(strictjson.Pointer(at.String(), name), "unknown_member", "unknown member")
 			}
 		}
 	}
 	var err error
-	if e.Type, err = text(typ, at+"/type", maxTypeName); err != nil {
+	if e.Type, err = text(typ, at, "/type", maxTypeName); err != nil {
 		return err
 	}
 	if k := e.Properties.Kind(); k != strictjson.Object && k != strictjson.Missing {
-		return faultAt(at+"/properties", "wrong_type", "want an object, got "+k.String())
+		return faultAt(at.String()+"/properties", "wrong_type", "want an object, got "+k.String())
 	}
 	if secret != nil && e.Type == authz.SubjectAccessKey {
 		if key := e.Properties.Get("key"); key.Kind() != strictjson.Missing {
 			if key.Kind() != strictjson.String || key.Text() == "" {
-				return faultAt(at+"/properties/key", "wrong_type", "want the key's secret as a string")
+				return faultAt(at.String()+"/properties/key", "wrong_type", "want the key's secret as a string")
 			}
 			*secret = key.Text()
 			if d.strict && id.Kind() == strictjson.Missing {
@@ -129,13 +129,13 @@ func (d dialect) entity(e *authz.Entity, v strictjson.Value, at string, secret *
 			}
 		}
 	}
-	e.ID, err = text(id, at+"/id", scopes.MaxID)
+	e.ID, err = text(id, at, "/id", scopes.MaxID)
 	return err
 }
 
-func (d dialect) action(a *authz.Action, v strictjson.Value, at string) error {
-	if err := object(v, at); err != nil {
-		return err
+func (d dialect) action(a *authz.Action, v strictjson.Value, at place) error {
+	if v.Kind() != strictjson.Object {
+		return object(v, at.String())
 	}
 	var name strictjson.Value
 	for n, m := range v.Members() {
@@ -146,15 +146,15 @@ func (d dialect) action(a *authz.Action, v strictjson.Value, at string) error {
 			a.Properties = m
 		default:
 			if d.strict {
-				return faultAt(strictjson.Pointer(at, n), "unknown_member", "unknown member")
+				return faultAt(strictjson.Pointer(at.String(), n), "unknown_member", "unknown member")
 			}
 		}
 	}
 	if k := a.Properties.Kind(); k != strictjson.Object && k != strictjson.Missing {
-		return faultAt(at+"/properties", "wrong_type", "want an object, got "+k.String())
+		return faultAt(at.String()+"/properties", "wrong_type", "want an object, got "+k.String())
 	}
 	var err error
-	a.Name, err = text(name, at+"/name", maxTypeName)
+	a.Name, err = text(name, at, "/name", maxTypeName)
 	return err
 }
 
@@ -169,21 +169,27 @@ func object(v strictjson.Value, at string) error {
 	}
 }
 
-// text reads a required, non-empty string of at most most bytes.
-func text(v strictjson.Value, at string, most int) (string, error) {
+// place is a JSON pointer in two parts, put together for a fault only.
+type place struct{ base, member string }
+
+func (p place) String() string { return p.base + p.member }
+
+// text reads a required, non-empty string of at most most bytes, the given
+// member of what stands at a place.
+func text(v strictjson.Value, at place, member string, most int) (string, error) {
 	switch k := v.Kind(); k {
 	case strictjson.String:
 	case strictjson.Missing:
-		return "", faultAt(at, "missing_member", "the member is required")
+		return "", faultAt(at.String()+member, "missing_member", "the member is required")
 	default:
-		return "", faultAt(at, "wrong_type", "want a string, got "+k.String())
+		return "", faultAt(at.String()+member, "wrong_type", "want a string, got "+k.String())
 	}
 	s := v.Text()
 	switch {
 	case s == "":
-		return "", faultAt(at, "empty_string", "must not be empty")
+		return "", faultAt(at.String()+member, "empty_string", "must not be empty")
 	case len(s) > most:
-		return "", faultAt(at, "too_long", "the text is too long")
+		return "", faultAt(at.String()+member, "too_long", "the text is too long")
 	}
 	return s, nil
 }

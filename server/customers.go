@@ -46,7 +46,7 @@ func (s *Server) createCustomer(r *request) error {
 }
 
 func customerName(v strictjson.Value) (string, error) {
-	name, err := text(v, "/name", 4*maxCustomerName)
+	name, err := text(v, place{}, "/name", 4*maxCustomerName)
 	if err == nil && (strings.TrimSpace(name) == "" || utf8.RuneCountInString(name) > maxCustomerName) {
 		err = faultAt("/name", "invalid_customer_name", "a name has 1 to 200 characters and is not blank")
 	}

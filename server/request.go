@@ -78,7 +78,9 @@ func (r *request) identify() {
 	var b [16]byte
 	binary.LittleEndian.PutUint64(b[:8], rand.Uint64())
 	binary.LittleEndian.PutUint64(b[8:], rand.Uint64())
-	r.id = hex.EncodeToString(b[:])
+	var text [2 * len(b)]byte
+	hex.Encode(text[:], b[:])
+	r.id = string(text[:])
 }
 
 func validRequestID(id []byte) bool {

@@ -21,7 +21,7 @@ func (s *Server) verifyKey(r *request) error {
 	if err := members(r.root(), "", map[string]*strictjson.Value{"key": &key, "checks": &checks}); err != nil {
 		return err
 	}
-	secret, err := text(key, "/key", 1<<10)
+	secret, err := text(key, place{}, "/key", 1<<10)
 	if err != nil {
 		return err
 	}
@@ -86,13 +86,13 @@ func readChecks(v strictjson.Value) (questions []scopes.Question, err error) {
 			return nil, err
 		}
 		var q scopes.Question
-		if q.Type, err = text(typ, at+"/resource/type", maxTypeName); err != nil {
+		if q.Type, err = text(typ, place{at, "/resource"}, "/type", maxTypeName); err != nil {
 			return nil, err
 		}
-		if q.ID, err = text(id, at+"/resource/id", scopes.MaxID); err != nil {
+		if q.ID, err = text(id, place{at, "/resource"}, "/id", scopes.MaxID); err != nil {
 			return nil, err
 		}
-		if q.Action, err = text(permission, at+"/permission", maxTypeName); err != nil {
+		if q.Action, err = text(permission, place{base: at}, "/permission", maxTypeName); err != nil {
 			return nil, err
 		}
 		questions = append(questions, q)
