@@ -3,7 +3,7 @@
 GO ?= go
 export CGO_ENABLED := 0
 
-.PHONY: help build run test check race fuzz lint demo bench bench-large docs clean
+.PHONY: help build run test race fuzz lint check demo bench bench-large docs clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  %-12s %s\n", $$1, $$2}'
@@ -30,7 +30,7 @@ fuzz: ## run every fuzz target for a while (FUZZTIME=30s)
 	./.ci/fuzz $(or $(FUZZTIME),30s)
 
 race: ## run the tests under the race detector (needs a C compiler)
-	CGO_ENABLED=1 $(GO) test -race ./...
+	CGO_ENABLED=1 $(GO) test -race $(or $(RACE),./...)
 
 lint: ## vet, formatting, and golangci-lint where it is installed
 	@test -z "$$(gofmt -l .)" || { gofmt -l .; echo 'gofmt would change these'; exit 1; }
