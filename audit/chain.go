@@ -87,7 +87,7 @@ func Verify(head Head, key MACKey, events iter.Seq2[Event, error]) (Report, erro
 			find(next, "removed", "events %d to %d are missing", next, e.Seq-1)
 		}
 		contiguous := e.Seq == next
-		switch again := e.Draft.Seal(e.Chain, e.Seq, e.Prev); {
+		switch again := e.Seal(e.Chain, e.Seq, e.Prev); {
 		case sha256.Sum256(e.Body) != e.Hash:
 			find(e.Seq, "edited", "the event's bytes do not have its hash")
 		case !bytes.Equal(again.Body, e.Body):

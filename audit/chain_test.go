@@ -48,7 +48,7 @@ func verify(t *testing.T, head audit.Head, events []audit.Event) audit.Report {
 }
 
 func TestVerify_NamesEveryTampering(t *testing.T) {
-	reseal := func(e *audit.Event) { *e = e.Draft.Seal(e.Chain, e.Seq, e.Prev) }
+	reseal := func(e *audit.Event) { *e = e.Seal(e.Chain, e.Seq, e.Prev) }
 	tests := []struct {
 		name   string
 		tamper func(h *audit.Head, list []audit.Event) []audit.Event

@@ -43,34 +43,63 @@ const (
 
 // Token is a credential as it is presented, well-formed and with a checksum
 // that holds; whether it stands for anybody is another question. It prints as
-// its handle, so that a slip does not log a secret.
+// its handle, so that a slip does not log a secret. A parsed Token is a view of
+// the text that it was parsed from and must not outlive it.
 type Token struct {
-	Kind   CredentialKind
-	Kid    Kid
-	handle string
-	text   string
+	Kind CredentialKind
+	Kid  Kid
+	form uint8
+	text []byte
 }
 
-// Handle is the part that may be logged: everything before the secret.
-func (t Token) Handle() string               { return t.handle }
-func (t Token) String() string               { return t.handle }
-func (t Token) GoString() string             { return t.handle }
-func (t Token) LogValue() slog.Value         { return slog.StringValue(t.handle) }
-func (t Token) MarshalText() ([]byte, error) { return []byte(t.handle), nil }
+// Handle is the part of a credential that may be logged: everything before the
+// secret. The zero Handle is none, and prints as nothing.
+type Handle struct {
+	form uint8 // place in prefixes, from 1
+	kid  Kid
+}
 
-// Reveal returns the whole token: for the one answer that shows it, and for
-// its digest.
-func (t Token) Reveal() string { return t.text }
+func (h Handle) String() string {
+	if h.form == 0 {
+		return ""
+	}
+	return prefixes[h.form-1].text + h.kid.String()
+}
+
+// IsZero reports whether it is no handle.
+func (h Handle) IsZero() bool { return h.form == 0 }
+
+// Handle is the part that may be logged, as text.
+func (t Token) Handle() string { return t.ref().String() }
+
+func (t Token) ref() Handle { return Handle{form: t.form, kid: t.Kid} }
+
+func (t Token) String() string { return t.Handle() }
+
+// GoString keeps %#v from showing the secret.
+func (t Token) GoString() string { return t.Handle() }
+
+// LogValue keeps a log from showing the secret.
+func (t Token) LogValue() slog.Value { return slog.StringValue(t.Handle()) }
+
+// MarshalText keeps encoders from showing the secret.
+func (t Token) MarshalText() ([]byte, error) { return []byte(t.Handle()), nil }
+
+// Reveal returns the whole token, for the one answer that shows it.
+func (t Token) Reveal() string { return string(t.text) }
 
 // NewAccessKeyToken makes the secret of an access key.
 func NewAccessKeyToken(mode Mode) Token {
-	return newToken(AccessKeyCredential, "lk1_"+string(mode)+"_")
+	if mode == Test {
+		return newToken(testForm)
+	}
+	return newToken(liveForm)
 }
 
 // NewRootToken makes a root key.
-func NewRootToken() Token { return newToken(RootCredential, "lkr1_") }
+func NewRootToken() Token { return newToken(rootForm) }
 
-func newToken(kind CredentialKind, prefix string) Token {
+func newToken(form uint8) Token {
 	kidSpace := new(big.Int).Exp(big.NewInt(62), big.NewInt(kidDigits), nil)
 	kid, err := rand.Int(rand.Reader, kidSpace)
 	if err != nil {
@@ -78,11 +107,11 @@ func newToken(kind CredentialKind, prefix string) Token {
 	}
 	secret := make([]byte, secretBytes)
 	rand.Read(secret)
-	t := Token{Kind: kind}
+	t := Token{Kind: prefixes[form-1].kind, form: form}
 	copy(t.Kid[:], digits(kid, kidDigits))
-	t.handle = prefix + t.Kid.String()
-	body := t.handle + "_" + digits(new(big.Int).SetBytes(secret), secretDigits)
-	t.text = body + "_" + checksum(body)
+	t.text = []byte(prefixes[form-1].text + t.Kid.String() + "_" + digits(new(big.Int).SetBytes(secret), secretDigits))
+	crc := checksum(t.text)
+	t.text = append(append(t.text, '_'), crc[:]...)
 	return t
 }
 
@@ -99,15 +128,21 @@ func digits(n *big.Int, width int) string {
 
 // checksum is CRC-32/IEEE in six base62 digits. It finds a mistyped key before
 // anything is looked up; it proves nothing.
-func checksum(body string) string {
-	var b [crcDigits]byte
-	n := crc32.ChecksumIEEE([]byte(body))
+func checksum(body []byte) (b [crcDigits]byte) {
+	n := crc32.ChecksumIEEE(body)
 	for i := crcDigits - 1; i >= 0; i-- {
 		b[i] = base62[n%62]
 		n /= 62
 	}
-	return string(b[:])
+	return b
 }
+
+// The forms of credentials, as places in prefixes from 1.
+const (
+	liveForm uint8 = iota + 1
+	testForm
+	rootForm
+)
 
 var prefixes = [...]struct {
 	text string
@@ -120,23 +155,22 @@ var prefixes = [...]struct {
 
 // ParseToken reads a credential strictly; false for a wrong form or checksum,
 // before any look-up.
-func ParseToken(text string) (Token, bool) {
-	for _, p := range prefixes {
-		rest, ok := strings.CutPrefix(text, p.text)
-		if !ok {
+func ParseToken(text []byte) (Token, bool) {
+	for i := range prefixes {
+		p := &prefixes[i]
+		if len(text) < len(p.text) || string(text[:len(p.text)]) != p.text {
 			continue
 		}
+		rest := text[len(p.text):]
 		if len(rest) != kidDigits+1+secretDigits+1+crcDigits || rest[kidDigits] != '_' || rest[kidDigits+1+secretDigits] != '_' {
 			return Token{}, false
 		}
 		crcAt := len(text) - crcDigits
 		if !allBase62(rest[:kidDigits]) || !allBase62(rest[kidDigits+1:kidDigits+1+secretDigits]) ||
-			checksum(text[:crcAt-1]) != text[crcAt:] {
+			checksum(text[:crcAt-1]) != [crcDigits]byte(text[crcAt:]) {
 			return Token{}, false
 		}
-		t := Token{Kind: p.kind, handle: text[:len(p.text)+kidDigits], text: text}
-		copy(t.Kid[:], rest)
-		return t, true
+		return Token{Kind: p.kind, Kid: Kid(rest[:kidDigits]), form: uint8(i + 1), text: text}, true
 	}
 	return Token{}, false
 }
@@ -152,7 +186,7 @@ func parseHandle(text string) (kid Kid, test, ok bool) {
 	return kid, false, false
 }
 
-func allBase62(s string) bool {
+func allBase62[T string | []byte](s T) bool {
 	for i := 0; i < len(s); i++ {
 		c := s[i]
 		if (c < '0' || c > '9') && (c < 'A' || c > 'Z') && (c < 'a' || c > 'z') {

@@ -45,16 +45,17 @@ type Decision struct {
 	ExpiresAt latchkey.Instant
 }
 
-// DecisionID names one answer: dec_ and 128 random bits in base62.
+// DecisionID names one answer: dec_ and 128 random bits in URL-safe base64.
 type DecisionID [26]byte
 
 func newDecisionID() (id DecisionID) {
+	const base64url = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_"
 	copy(id[:], "dec_")
 	for half := range 2 {
 		n := rand.Uint64()
 		for i := range 11 {
-			id[4+half*11+i] = base62[n%62]
-			n /= 62
+			id[4+half*11+i] = base64url[n&63]
+			n >>= 6
 		}
 	}
 	return id

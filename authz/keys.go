@@ -163,10 +163,11 @@ func (k *Keys) Revoke(ctx context.Context, call Call, id KeyID) (Key, int64, err
 		return Key{}, 0, err
 	}
 	var key Key
+	var secrets []KeySecret
 	var seq int64
 	err := k.cfg.Record.Change(ctx, call.change(nil), func(tx Tx) (audit.Draft, error) {
 		var err error
-		if key, _, err = tx.KeySecrets(ctx, id); err != nil {
+		if key, secrets, err = tx.KeySecrets(ctx, id); err != nil {
 			return audit.Draft{}, err
 		}
 		if key.RevokedAt != latchkey.Never {
@@ -181,10 +182,32 @@ func (k *Keys) Revoke(ctx context.Context, call Call, id KeyID) (Key, int64, err
 	if err != nil {
 		return Key{}, 0, err
 	}
+	if k.cfg.Table.Key(id) == nil {
+		// It is just being made: its maker has committed, and will find it known.
+		if err := k.know(&key, call.Customer, secrets); err != nil {
+			return Key{}, 0, err
+		}
+	}
 	if state := k.cfg.Table.Key(id); state != nil {
 		state.Revoke(call.Now)
 	}
 	return key, seq, nil
+}
+
+// know puts a stored key into the table.
+func (k *Keys) know(key *Key, c *Customer, secrets []KeySecret) error {
+	set, err := k.cfg.Parser.Load(key.Scopes)
+	if err != nil {
+		return err
+	}
+	for _, s := range secrets {
+		ref, ok := k.cfg.Peppers.Find(s.Pepper)
+		if !ok {
+			return ErrPepperMissing(s.Pepper)
+		}
+		k.cfg.Table.AddSecret(s.Kid, SecretState{Digest: s.Digest, Pepper: ref, Test: s.Mode == Test, EndsAt: s.EndsAt, Key: NewKeyState(key, c, set)})
+	}
+	return nil
 }
 
 // Rotate gives a key a new secret. The present one goes on for the grace, at
@@ -245,9 +268,13 @@ func (k *Keys) state(s KeySecret, key *KeyState) SecretState {
 	return SecretState{Digest: s.Digest, Pepper: ref, Test: s.Mode == Test, EndsAt: s.EndsAt, Key: key}
 }
 
-// change describes the transaction of the call in its customer's chain.
+// change describes the transaction of the call in its customer's chain; where
+// the call acts in no customer, the maker of the change names the chain.
 func (c *Call) change(result func() any) Change {
-	ch := Change{Chain: c.Customer.ID, By: c.Caller, At: c.Now}
+	ch := Change{By: c.Caller, At: c.Now}
+	if c.Customer != nil {
+		ch.Chain = c.Customer.ID
+	}
 	if c.Replay != nil && result != nil {
 		ch.Reply = func() (Reply, error) {
 			sealed, err := c.Replay.Seal(result())

@@ -51,6 +51,9 @@ func ParseNewKey(p *scopes.Parser, body strictjson.Value, now latchkey.Instant) 
 	}
 	in.Set = set
 	in.Scopes = `{"customer":` + string(given.Get("customer").AppendCanonical(nil)) + `}`
+	if ContainsToken(in.Scopes) {
+		fault("/scopes", "credential_in_scopes", "scopes are shown to everyone who may list keys; they must not hold a credential")
+	}
 
 	meta, at := body.Get("metadata"), "/metadata"
 	inside := given.Get("metadata")

@@ -105,16 +105,20 @@ func (p *PDP) subject(c *Customer, q *Request, now latchkey.Instant) (key *KeySt
 	case q.Subject.Type != SubjectAccessKey:
 		return nil, 0, NoGrant
 	case q.Secret != "":
-		r := p.auth.Resolve(q.Secret, now, netip.Addr{})
+		r := p.auth.Resolve([]byte(q.Secret), now, netip.Addr{})
 		if r.Kind == RootCredential {
 			return nil, 0, SubjectNotAllowed
 		}
 		key, endsAt, status = r.Key, r.EndsAt, r.Status
-		if key != nil && q.Subject.ID != "" && p.find(q.Subject.ID, now) != key {
-			return nil, 0, KeyUnknown
+		if key != nil && q.Subject.ID != "" {
+			named, until := p.find(q.Subject.ID, now)
+			if named != key {
+				return nil, 0, KeyUnknown
+			}
+			endsAt = min(endsAt, until)
 		}
 	default:
-		key = p.find(q.Subject.ID, now)
+		key, endsAt = p.find(q.Subject.ID, now)
 		status = key.Status(now)
 		if key == nil && strings.HasPrefix(q.Subject.ID, "lkr1_") {
 			return nil, 0, SubjectNotAllowed
@@ -136,15 +140,16 @@ func (p *PDP) subject(c *Customer, q *Request, now latchkey.Instant) (key *KeySt
 	return key, min(endsAt, key.ExpiresAt), ""
 }
 
-// find looks a key up by id or by the handle of a secret that has not ended.
-func (p *PDP) find(id string, now latchkey.Instant) *KeyState {
+// find looks a key up by id or by the handle of a secret that has not ended,
+// and tells until when the name holds.
+func (p *PDP) find(id string, now latchkey.Instant) (*KeyState, latchkey.Instant) {
 	if keyID, ok := ParseKeyID(id); ok {
-		return p.table.Key(keyID)
+		return p.table.Key(keyID), latchkey.Never
 	}
 	if kid, test, ok := parseHandle(id); ok {
 		if s, ok := p.table.Secret(kid); ok && s.Test == test && now < s.EndsAt {
-			return s.Key
+			return s.Key, s.EndsAt
 		}
 	}
-	return nil
+	return nil, latchkey.Never
 }

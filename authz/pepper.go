@@ -83,12 +83,12 @@ func (p *Peppers) Find(id string) (PepperRef, bool) {
 // Digest makes the digest of a token under the pepper.
 func (p *Peppers) Digest(ref PepperRef, t Token) (d Digest) {
 	if ref == 0 {
-		return sha256.Sum256([]byte(t.text))
+		return sha256.Sum256(t.text)
 	}
 	k := p.keys[ref-1]
 	mac := k.pool.Get().(hash.Hash)
 	mac.Reset()
-	mac.Write([]byte(t.text))
+	mac.Write(t.text)
 	mac.Sum(d[:0])
 	k.pool.Put(mac)
 	return d

@@ -3,7 +3,7 @@
 // A scope set maps a resource type to a list of entries; an entry is a
 // selector ("*", exact or "prefix*"), a bitmask of permissions, and for sets a
 // restriction on the values that may be written. The rules are those of
-// seed 004 ("Scopes", "Set Granularity"): rights on a name are the OR over all
+// the access-key document ("Scopes", "Set Granularity"): rights on a name are the OR over all
 // entries whose selector matches, Create, Update and Delete imply Read on
 // that entry's own selector, and nothing denies.
 //

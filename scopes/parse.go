@@ -14,7 +14,7 @@ import (
 )
 
 const (
-	// MaxEntries is how many entries a list may hold (seed 004).
+	// MaxEntries is how many entries a list may hold (the access-key document).
 	MaxEntries = 10
 	// MaxActions is how many action names an entry may hold.
 	MaxActions = 32

@@ -2,7 +2,8 @@ package scopes
 
 import "strings"
 
-// Permission is a bitmask of what may be done (seed 004, "Permissions").
+// Permission is a bitmask of what may be done (the access-key document,
+// "Permissions").
 type Permission uint8
 
 const (

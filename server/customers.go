@@ -28,7 +28,7 @@ func (s *Server) createCustomer(r *request) error {
 			return c, err
 		}
 		if id.Kind() != strictjson.Missing {
-			if c.ID = strings.Clone(id.Text()); !latchkey.ValidName(c.ID) {
+			if c.ID = strings.Clone(id.Text()); !latchkey.ValidName(c.ID) || authz.ContainsToken(c.ID) {
 				return c, faultAt("/id", "invalid_customer_id", "an id is 1 to 128 of [A-Za-z0-9._:-], the first alphanumeric")
 			}
 		}
@@ -49,6 +49,9 @@ func customerName(v strictjson.Value) (string, error) {
 	name, err := text(v, place{}, "/name", 4*maxCustomerName)
 	if err == nil && (strings.TrimSpace(name) == "" || utf8.RuneCountInString(name) > maxCustomerName) {
 		err = faultAt("/name", "invalid_customer_name", "a name has 1 to 200 characters and is not blank")
+	}
+	if err == nil && authz.ContainsToken(name) {
+		err = faultAt("/name", "credential_in_name", "a name must not hold a credential")
 	}
 	return strings.Clone(name), err
 }

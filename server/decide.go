@@ -36,7 +36,11 @@ func (s *Server) evaluation(r *request) error {
 // policy holds the name in the path against the one in the body. There are no
 // policies but the built-in one, which has no name, so every name is unknown.
 func (r *request) policy() error {
-	if inPath := r.param("policy"); inPath != "" {
+	if r.c.Params("policy") != "" {
+		inPath := r.param("policy")
+		if inPath == "" { // it does not decode: no name, rather than none asked for
+			return errPolicyNotFound
+		}
 		if r.question.Policy != "" && r.question.Policy != inPath {
 			return faultAt("/policy", "policy_conflict", "the path names another policy than the body")
 		}
@@ -59,8 +63,8 @@ func (r *request) answer() error {
 
 // json sends r.out.
 func (r *request) json(status int) error {
-	r.c.Status(status).Response().Header.SetContentType(fiber.MIMEApplicationJSON)
-	return r.c.Send(r.out)
+	r.flush(status, fiber.MIMEApplicationJSON)
+	return nil
 }
 
 // explain answers POST /decision/explain.
@@ -199,7 +203,7 @@ func (r *request) appendItemError(b []byte, err error) []byte {
 	b = append(b, `{"decision":false,"context":{"error":{"status":`...)
 	b = strconv.AppendInt(b, int64(r.s.status(e)), 10)
 	b = append(b, `,"message":`...)
-	b = strictjson.AppendString(b, e.Public)
+	b = strictjson.AppendString(b, public(e.Public))
 	b = append(b, `,"code":`...)
 	b = strictjson.AppendString(b, e.Code)
 	return append(b, `}}}`...)

@@ -9,6 +9,7 @@ import (
 	"github.com/gofiber/fiber/v2"
 
 	"github.com/latchkey-dev/latchkey"
+	"github.com/latchkey-dev/latchkey/authz"
 	"github.com/latchkey-dev/latchkey/internal/strictjson"
 )
 
@@ -30,7 +31,7 @@ var statuses = map[latchkey.Kind]int{
 	latchkey.Unavailable:        http.StatusServiceUnavailable,
 }
 
-// status is the table above, but for the one code whose status seed 004 fixes.
+// status is the table above, but for the one code whose status the access-key document fixes.
 func (s *Server) status(e *latchkey.Error) int {
 	if e.Kind == latchkey.LimitReached {
 		return s.cfg.TooManyKeysStatus
@@ -70,24 +71,32 @@ func (r *request) refuse(err error) *latchkey.Error {
 	case http.StatusTooManyRequests, http.StatusServiceUnavailable:
 		h.Set(fiber.HeaderRetryAfter, "1")
 	}
-	r.c.Status(status)
 	r.out = r.out[:0]
-	if r.route != nil && r.route.authzen {
-		h.SetContentType(fiber.MIMEApplicationJSON)
-		r.out = strictjson.AppendString(r.out, validUTF8(e.Public))
+	contentType := "application/problem+json"
+	if r.authzen() {
+		contentType = fiber.MIMEApplicationJSON
+		r.out = strictjson.AppendString(r.out, public(e.Public))
 	} else {
-		h.SetContentType("application/problem+json")
 		r.out = appendProblem(r.out, e, status, r.path(), r.id)
 	}
-	_ = r.c.Send(r.out) // copies; never fails
+	r.flush(status, contentType)
 	return e
+}
+
+// authzen reports whether refusals have AuthZEN's form: on its paths, whether
+// or not there is a route.
+func (r *request) authzen() bool {
+	if r.route != nil {
+		return r.route.authzen
+	}
+	return strings.HasPrefix(r.c.Path(), "/access/v1/")
 }
 
 // appendProblem appends a problem document (RFC 9457).
 func appendProblem(b []byte, e *latchkey.Error, status int, instance, id string) []byte {
 	text := func(name, value string) {
 		b = append(strictjson.AppendString(b, name), ':')
-		b = append(strictjson.AppendString(b, validUTF8(value)), ',')
+		b = append(strictjson.AppendString(b, public(value)), ',')
 	}
 	b = append(b, '{')
 	text("type", "urn:latchkey:problem:"+e.Code)
@@ -112,7 +121,9 @@ func appendProblem(b []byte, e *latchkey.Error, status int, instance, id string)
 	return append(b, `]}`...)
 }
 
-func validUTF8(s string) string { return strings.ToValidUTF8(s, "\uFFFD") }
+// public is a text of a refusal as it may be sent: what it repeats of the
+// request, a member's name say, may be a credential.
+func public(s string) string { return authz.Redact(strings.ToValidUTF8(s, "\uFFFD")) }
 
 // unrouted answers what reaches no route of ours: unknown paths, wrong
 // methods, and what fasthttp refused while reading. It repeats nothing of the
@@ -145,8 +156,8 @@ func (s *Server) unrouted(c *fiber.Ctx, err error) error {
 func (s *Server) bare(c *fiber.Ctx, status int, code, detail string) error {
 	r := s.acquire(c, nil)
 	defer s.release(r)
-	c.Status(status).Response().Header.SetContentType("application/problem+json")
 	r.out = appendProblem(r.out[:0], latchkey.Errorf(latchkey.Invalid, code, "%s", detail), status, "", r.id)
 	s.metrics.unrouted.Inc()
-	return c.Send(r.out)
+	r.flush(status, "application/problem+json")
+	return nil
 }

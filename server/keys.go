@@ -108,9 +108,6 @@ func (s *Server) getSelf(r *request) error {
 
 // withKey replies with one key's record and whatever extra appends to it.
 func (r *request) withKey(find func(authz.Call) (authz.Key, error), extra func([]byte) []byte) error {
-	if err := r.query().err(); err != nil {
-		return err
-	}
 	k, err := find(r.call())
 	if err != nil {
 		return err
@@ -151,7 +148,7 @@ func (s *Server) listKeys(r *request) error {
 		Ascending: q.oneOf("sort_direction", "desc", "asc") == "asc",
 		Metadata:  map[string]string{},
 	}
-	if kq.Status == "revocked" { // the seed's spelling
+	if kq.Status == "revocked" { // the access-key document's spelling
 		kq.Status = "revoked"
 	}
 	for name, value := range q.values {
@@ -192,15 +189,15 @@ func appendEnvelope(b []byte, limit, offset, total int) []byte {
 }
 
 func (s *Server) revokeKey(r *request) error {
+	id, ok := authz.ParseKeyID(r.param("id"))
+	if err := s.cfg.Keys.MayRevoke(&r.caller, id); err != nil { // by name, so before anything else
+		return err
+	}
 	if err := r.query().err(); err != nil {
 		return err
 	}
 	prefer, err := r.preferences()
 	if err != nil {
-		return err
-	}
-	id, ok := authz.ParseKeyID(r.param("id"))
-	if err := s.cfg.Keys.MayRevoke(&r.caller, id); err != nil {
 		return err
 	}
 	if !ok {

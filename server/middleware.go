@@ -21,6 +21,7 @@ type route struct {
 	open         bool          // needs no credential
 	decision     bool          // logs failures and a sample only
 	authzen      bool          // errors are AuthZEN's JSON strings
+	query        bool          // reads the query; without it any parameter is a fault
 	ended        bool          // root may act in a customer that has ended
 	change       bool          // changes records: root must name the customer once there are two
 	system       bool          // is not about a customer
@@ -35,8 +36,9 @@ func (s *Server) acquire(c *fiber.Ctx, rt *route) *request {
 	r := s.pool.Get().(*request)
 	r.c, r.route, r.start = c, rt, s.cfg.Now()
 	r.now = latchkey.InstantOf(r.start)
+	r.readHead()
 	r.identify()
-	c.Response().Header.Set(fiber.HeaderXRequestID, r.id)
+	c.Response().Header.SetCanonical(requestIDName, append(r.out[:0], r.id...))
 	return r
 }
 
@@ -59,8 +61,12 @@ func (s *Server) mount(rt *route) {
 			refused = r.refuse(err)
 		}
 		status := c.Response().StatusCode()
-		took := s.cfg.Now().Sub(r.start)
-		rt.observe.seconds[class(status)].Observe(took.Seconds())
+		took := time.Since(r.start)
+		counted := class(status)
+		if refused != nil && refused.Kind == latchkey.LimitReached {
+			counted = class(fiber.StatusConflict) // whatever its status, no fault of the server
+		}
+		rt.observe.seconds[counted].Observe(took.Seconds())
 		r.log(status, took, refused)
 		return nil
 	})
@@ -85,6 +91,11 @@ func (r *request) run() (err error) {
 		if err := r.route.may(&r.caller); err != nil {
 			return err
 		}
+		if !r.route.query && !r.route.authzen && len(r.c.Context().URI().QueryString()) > 0 {
+			if err := r.query().err(); err != nil {
+				return err
+			}
+		}
 	}
 	if r.route.body != "" {
 		if err := r.readBody(); err != nil {
@@ -96,36 +107,40 @@ func (r *request) run() (err error) {
 
 // noCredentialInQuery refuses a key in the URL, where every proxy logs it.
 func (r *request) noCredentialInQuery() error {
-	raw := r.c.Context().QueryArgs().QueryString()
+	raw := r.c.Context().URI().QueryString() // as sent
 	if len(raw) == 0 {
 		return nil
 	}
-	text := string(raw)
-	if decoded, err := url.QueryUnescape(text); err == nil {
-		text += "\n" + decoded
+	found := authz.ContainsToken(string(raw))
+	for part := range strings.FieldsFuncSeq(string(raw), func(c rune) bool { return c == '&' || c == '=' || c == ';' }) {
+		// One by one: a part that does not decode must not hide the others.
+		decoded, err := url.QueryUnescape(part)
+		found = found || err == nil && authz.ContainsToken(decoded)
 	}
-	if authz.ContainsToken(text) {
+	if found {
 		return latchkey.InvalidFaults(latchkey.Fault{Pointer: "query", Code: "credential_in_query", Detail: "the query holds a credential; send it in Authorization: Bearer, and consider this one disclosed"})
 	}
 	return nil
 }
 
-var bearer = []byte("bearer ")
+var (
+	bearer        = []byte("bearer ")
+	requestIDName = []byte("X-Request-Id") // as fasthttp writes it
+)
 
 func (r *request) authenticate() error {
-	values := r.c.Request().Header.PeekAll(fiber.HeaderAuthorization)
-	switch len(values) {
+	switch r.head.authorizations {
 	case 0:
 		return authz.ErrUnauthenticated()
 	case 1:
 	default:
 		return latchkey.InvalidFaults(latchkey.Fault{Pointer: "header:Authorization", Code: "two_credentials", Detail: "one credential a request"})
 	}
-	value := values[0]
+	value := r.head.authorization
 	if len(value) < len(bearer) || !bytes.EqualFold(value[:len(bearer)], bearer) {
 		return r.failed(authz.ErrUnauthenticated())
 	}
-	caller, proven, err := r.s.cfg.Authenticator.Authenticate(string(value[len(bearer):]), r.now, r.source())
+	caller, proven, err := r.s.cfg.Authenticator.Authenticate(value[len(bearer):], r.now, r.source())
 	if err != nil {
 		if !proven {
 			return r.failed(err)
@@ -148,11 +163,10 @@ func (r *request) failed(err error) error {
 
 // chooseCustomer binds the request to the one customer that it acts in.
 func (r *request) chooseCustomer() error {
-	named, err := r.header("X-Customer-ID")
-	if err != nil {
-		return err
-	}
+	named := string(r.head.customer)
 	switch {
+	case r.head.customers > 1:
+		return errTwice("X-Customer-ID")
 	case !r.caller.IsRoot():
 		if named != "" && named != r.caller.Customer.ID {
 			return latchkey.Errorf(latchkey.Forbidden, "wrong_customer", "the key belongs to another customer than X-Customer-ID names")
@@ -177,7 +191,7 @@ func (r *request) chooseCustomer() error {
 // everything else is a view of. JSON is parsed strictly.
 func (r *request) readBody() error {
 	h := &r.c.Request().Header
-	if enc := h.Peek(fiber.HeaderContentEncoding); len(enc) > 0 && !bytes.EqualFold(enc, []byte("identity")) {
+	if enc := r.head.encoding; len(enc) > 0 && !bytes.EqualFold(enc, []byte("identity")) {
 		return latchkey.Errorf(latchkey.UnsupportedMedia, "unsupported_encoding", "a body is read as it is, without Content-Encoding")
 	}
 	if !isMediaType(h.ContentType(), r.route.body) {
@@ -224,8 +238,8 @@ func (r *request) log(status int, took time.Duration, refused *latchkey.Error) {
 		slog.String("path", r.path()), slog.Int("status", status), slog.Duration("took", took),
 		slog.String("source", r.source().String()),
 	}
-	if r.caller.Handle != "" {
-		attrs = append(attrs, slog.String("credential", r.caller.Handle))
+	if !r.caller.Handle.IsZero() {
+		attrs = append(attrs, slog.String("credential", r.caller.Handle.String()))
 	}
 	if r.caller.Customer != nil {
 		attrs = append(attrs, slog.String("customer", r.caller.Customer.ID))

@@ -109,7 +109,7 @@ func (r *request) send(a reply) error {
 // replyID binds an Idempotency-Key to who sent it, where. Only this hash of it
 // is stored.
 func (r *request) replyID(idempotencyKey string) authz.ReplyID {
-	who := r.caller.Handle
+	who := r.caller.Handle.String()
 	if r.caller.Key != nil {
 		who = r.caller.Key.ID.String()
 	}

@@ -29,6 +29,7 @@ type request struct {
 	start  time.Time
 	now    latchkey.Instant
 	id     string
+	head   head
 	caller authz.Caller
 	body   string
 	doc    strictjson.Doc
@@ -40,8 +41,44 @@ type request struct {
 
 func (r *request) reset() {
 	r.c, r.route, r.caller, r.body, r.id = nil, nil, authz.Caller{}, "", ""
-	r.question = authz.Request{}
+	r.question, r.head = authz.Request{}, head{}
 	r.out = r.out[:0]
+}
+
+// head is what every request may bring in its header, found in one pass. The
+// values are views of the connection's buffer.
+type head struct {
+	authorization, customer, requestID, encoding []byte
+	authorizations, customers                    int
+}
+
+// readHead looks at each header once: looking each one up costs more than
+// everything that is then done with it. Names come in their canonical form.
+func (r *request) readHead() {
+	for name, value := range r.c.Request().Header.All() {
+		switch string(name) {
+		case fiber.HeaderAuthorization:
+			r.head.authorization = value
+			r.head.authorizations++
+		case "X-Customer-Id":
+			r.head.customer = value
+			r.head.customers++
+		case "X-Request-Id":
+			r.head.requestID = value
+		case fiber.HeaderContentEncoding:
+			r.head.encoding = value
+		}
+	}
+}
+
+// flush copies r.out into the reply. It must be a copy: the reply is written to
+// the connection when the handler has returned and r serves another request.
+// (Fiber's own Send keeps the slice.)
+func (r *request) flush(status int, contentType string) {
+	resp := r.c.Response()
+	resp.SetStatusCode(status)
+	resp.Header.SetContentType(contentType)
+	resp.SetBody(r.out)
 }
 
 // context returns one that ends with the route's deadline. Decisions, which
@@ -62,15 +99,18 @@ func (r *request) header(name string) (string, error) {
 	case 1:
 		return string(all[0]), nil
 	}
-	return "", latchkey.InvalidFaults(latchkey.Fault{Pointer: "header:" + name, Code: "duplicate_header", Detail: "the header may stand once"})
+	return "", errTwice(name)
+}
+
+func errTwice(header string) error {
+	return latchkey.InvalidFaults(latchkey.Fault{Pointer: "header:" + header, Code: "duplicate_header", Detail: "the header may stand once"})
 }
 
 // identify takes the client's X-Request-ID where it is well-formed, and makes
 // one where it is not, or where it has the shape of a credential.
 func (r *request) identify() {
-	given := r.c.Request().Header.Peek(fiber.HeaderXRequestID)
-	if validRequestID(given) {
-		if id := string(given); !authz.ContainsToken(id) {
+	if validRequestID(r.head.requestID) {
+		if id := string(r.head.requestID); !authz.ContainsToken(id) {
 			r.id = id
 			return
 		}
@@ -127,8 +167,14 @@ func (r *request) param(name string) string {
 }
 
 // path is the request's path for logs and problem documents, with anything
-// like a credential taken out.
-func (r *request) path() string { return authz.Redact(strings.Clone(r.c.Path())) }
+// like a credential taken out, percent-encoded ones too.
+func (r *request) path() string {
+	path := strings.Clone(r.c.Path())
+	if decoded, err := url.PathUnescape(path); err == nil && authz.ContainsToken(decoded) {
+		path = decoded
+	}
+	return authz.Redact(path)
+}
 
 // query reads the query strictly: a name that is not allowed, or that stands
 // twice, is a fault. A trailing dot allows a family ("metadata.").
@@ -139,14 +185,14 @@ type query struct {
 
 func (r *request) query(allowed ...string) *query {
 	q := &query{values: map[string]string{}}
-	parsed, err := url.ParseQuery(string(r.c.Context().QueryArgs().QueryString()))
+	parsed, err := url.ParseQuery(string(r.c.Context().URI().QueryString()))
 	if err != nil {
 		q.fault("", "invalid_query", "the query string is malformed")
 	}
 	for name, values := range parsed {
 		known := false
 		for _, a := range allowed {
-			known = known || name == a || strings.HasSuffix(a, ".") && strings.HasPrefix(name, a) && len(name) > len(a)
+			known = known || name == a && !strings.HasSuffix(a, ".") || strings.HasSuffix(a, ".") && strings.HasPrefix(name, a) && len(name) > len(a)
 		}
 		switch {
 		case !known:

@@ -1,6 +1,7 @@
 package server
 
 import (
+	"bytes"
 	"context"
 	"crypto/sha256"
 	"log/slog"
@@ -13,7 +14,6 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/valyala/fasthttp"
 
-	"github.com/latchkey-dev/latchkey"
 	"github.com/latchkey-dev/latchkey/audit"
 	"github.com/latchkey-dev/latchkey/authz"
 	"github.com/latchkey-dev/latchkey/scopes"
@@ -41,8 +41,8 @@ type Config struct {
 	NodeID string
 	// SealKey seals kept replies; 32 random bytes, outside the database.
 	SealKey []byte
-	// TooManyKeysStatus answers a customer's eleventh key: 500, as seed 004
-	// says, or 409. Default 500.
+	// TooManyKeysStatus answers a customer's eleventh key: 500, as the
+	// access-key document says, or 409. Default 500.
 	TooManyKeysStatus int
 	// TrustedProxies is how many proxies stand before the server, each adding
 	// to X-Forwarded-For. Default 0: the peer is the source.
@@ -106,6 +106,11 @@ func New(cfg Config) *Server {
 		ErrorHandler:                 s.unrouted,
 	})
 	s.app.Server().HeaderReceived = func(h *fasthttp.RequestHeader) fasthttp.RequestConfig {
+		if h.ContentLength() == -1 && bytes.Contains(bytes.ToLower(h.RawHeaders()), []byte("content-length")) {
+			// Chunks and a length at once: the chunks count, and what follows may
+			// be somebody's second request (RFC 9112, 6.1).
+			h.SetConnectionClose()
+		}
 		return fasthttp.RequestConfig{MaxRequestBodySize: bodyLimit(string(h.RequestURI()))}
 	}
 	s.app.Server().NoDefaultServerHeader = true
@@ -137,14 +142,15 @@ const (
 // bodyLimit sees the request target as it was sent, absolute form and query
 // included, before anything of the body has been read.
 func bodyLimit(target string) int {
-	if _, rest, ok := strings.Cut(target, "://"); ok {
-		target = rest
-		if i := strings.IndexByte(rest, '/'); i >= 0 {
-			target = rest[i:]
-		}
-	}
-	if i := strings.IndexAny(target, "?#"); i >= 0 {
+	if i := strings.IndexAny(target, "?#"); i >= 0 { // first: a query may hold "//" and paths
 		target = target[:i]
+	}
+	if strings.Contains(target, "//") { // perhaps absolute: read it as the router will
+		var u fasthttp.URI
+		if u.Parse(nil, []byte(target)) != nil {
+			return smallestBody
+		}
+		target = string(u.PathOriginal())
 	}
 	switch {
 	case target == "/decision/batch", target == "/access/v1/evaluations":
@@ -164,6 +170,3 @@ func fingerprint(parts ...string) [sha256.Size]byte {
 	}
 	return [sha256.Size]byte(h.Sum(nil))
 }
-
-// now is read once a request.
-func (s *Server) now() latchkey.Instant { return latchkey.InstantOf(s.cfg.Now()) }

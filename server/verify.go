@@ -103,7 +103,7 @@ func readChecks(v strictjson.Value) (questions []scopes.Question, err error) {
 // resolve finds what an access key's secret stands for in the caller's
 // customer; a root key and another customer's key stand for nothing.
 func (r *request) resolve(secret string) authz.Resolved {
-	resolved := r.s.cfg.Authenticator.Resolve(secret, r.now, r.source())
+	resolved := r.s.cfg.Authenticator.Resolve([]byte(secret), r.now, r.source())
 	if resolved.Key == nil || resolved.Key.Customer != r.caller.Customer {
 		return authz.Resolved{}
 	}
@@ -144,7 +144,7 @@ func (s *Server) introspect(r *request) error {
 	set := resolved.Key.Scopes
 	b := append(r.out[:0], `{"active":true,"token_type":"access_key","sub":`...)
 	b = strictjson.AppendString(b, record.ID.String())
-	b = strictjson.AppendString(append(b, `,"client_id":`...), resolved.Handle)
+	b = strictjson.AppendString(append(b, `,"client_id":`...), resolved.Handle.String())
 	b = strictjson.AppendString(append(b, `,"username":`...), record.Username())
 	b = strictjson.AppendString(append(b, `,"scope":`...), scopeNames(set))
 	b = append(b, `,"iat":`...)

@@ -8,6 +8,7 @@ import (
 	"math/rand/v2"
 	"os"
 	"path/filepath"
+	"runtime"
 	"runtime/debug"
 	"sync/atomic"
 	"time"
@@ -145,7 +146,7 @@ func fixedRootKey() (*authz.Token, error) {
 	if text == "" {
 		return nil, nil
 	}
-	token, ok := authz.ParseToken(text)
+	token, ok := authz.ParseToken([]byte(text))
 	if !ok || token.Kind != authz.RootCredential {
 		return nil, usage("LATCHKEY_ROOT_KEY is not a root key: want lkr1_…, with a checksum that holds")
 	}
@@ -174,7 +175,7 @@ func openNode(ctx context.Context, cmd *ServeCmd, baseURL string, log *slog.Logg
 	if err := b.db.Load(ctx, n.table, parser, b.peppers); err != nil {
 		return nil, errors.Join(err, n.close())
 	}
-	debug.FreeOSMemory() // what loading left behind
+	setHeadroom()
 	n.uses = authz.NewUses(b.db)
 	auth := authz.NewAuthenticator(n.table, b.peppers, b.root, n.uses)
 	publicURL := cmd.PublicURL
@@ -197,6 +198,22 @@ func openNode(ctx context.Context, cmd *ServeCmd, baseURL string, log *slog.Logg
 		ReadTimeout: cmd.ReadTimeout, WriteTimeout: cmd.WriteTimeout, IdleTimeout: cmd.IdleTimeout,
 	})
 	return n, nil
+}
+
+// setHeadroom lets the heap grow by a fixed amount between two collections,
+// rather than by a share of what lives: the table lives as long as the process.
+// A small server is then not collected many times a second, and one with a
+// million keys does not hold twice their memory.
+func setHeadroom() {
+	const least = 64 << 20
+	debug.FreeOSMemory() // what loading left behind; collects first
+	if os.Getenv("GOGC") != "" {
+		return // the operator has chosen
+	}
+	var m runtime.MemStats
+	runtime.ReadMemStats(&m)
+	live := max(m.HeapAlloc, 1<<20)
+	debug.SetGCPercent(int(100 * max(least, live/4) / live))
 }
 
 func (n *node) register(auth *authz.Authenticator) {

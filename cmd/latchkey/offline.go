@@ -28,12 +28,12 @@ type InitCmd struct {
 
 // Run implements the command. On a directory that is set up already it changes
 // nothing.
-func (cmd *InitCmd) Run(ctx context.Context, g *Globals, std streams) error {
+func (cmd *InitCmd) Run(ctx context.Context, g *Globals, std streams) (err error) {
 	b, err := cmd.open(ctx, newClock())
 	if err != nil {
 		return err
 	}
-	defer b.close() //nolint:errcheck // nothing more is written
+	defer func() { err = errors.Join(err, b.close()) }()
 	path := ""
 	if b.madeRoot != nil {
 		if path, err = writeRootKey(cmd.Data, b.madeRoot.Reveal()); err != nil {

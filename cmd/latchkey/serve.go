@@ -48,7 +48,7 @@ type ServeCmd struct {
 	Compat Compat `embed:"" prefix:"compat."`
 }
 
-// Compat are the points where the default follows a seed document to the
+// Compat are the points where the default follows the access-key document to the
 // letter, and a saner choice exists.
 type Compat struct {
 	TooManyKeysStatus int `help:"Status of a key over the limit: ${enum}." enum:"500,409" default:"500" env:"LATCHKEY_COMPAT_TOO_MANY_KEYS_STATUS"`
@@ -122,7 +122,7 @@ func (cmd *ServeCmd) Run(ctx context.Context, std streams) (err error) {
 	if err != nil {
 		return fmt.Errorf("listen: %w", err)
 	}
-	defer ln.Close() //nolint:errcheck // the server has closed it, or never took it
+	defer ln.Close() // the server has closed it, or never took it
 	baseURL := "http://" + ln.Addr().String()
 	if cmd.TLSCert != "" {
 		baseURL = "https://" + ln.Addr().String()

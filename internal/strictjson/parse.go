@@ -308,7 +308,12 @@ func (d *Doc) text() bool {
 	escaped := false
 	i := d.pos + 1
 	for i < len(d.src) {
-		switch c := d.src[i]; {
+		c := d.src[i]
+		if plain[c] {
+			i++
+			continue
+		}
+		switch {
 		case c == '"':
 			d.add(String, start, i+1, escaped)
 			d.pos = i + 1
@@ -324,15 +329,22 @@ func (d *Doc) text() bool {
 			d.pos = i
 			return d.syntax("unescaped control character in a string")
 		default:
-			if c >= utf8.RuneSelf {
-				d.high = true
-			}
+			d.high = true
 			i++
 		}
 	}
 	d.pos = i
 	return d.syntax("unterminated string")
 }
+
+// plain are the bytes of a string that mean just themselves: ASCII without
+// control characters, the quote and the backslash.
+var plain = func() (t [256]bool) {
+	for c := ' '; c < utf8.RuneSelf; c++ {
+		t[c] = c != '"' && c != '\\'
+	}
+	return t
+}()
 
 // escape checks the escape at i and returns its length, 0 after a fault.
 func (d *Doc) escape(i int) int {

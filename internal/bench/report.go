@@ -1,0 +1,65 @@
+package main
+
+import (
+	"fmt"
+	"time"
+)
+
+// Goals of the comparison over HTTP.
+const (
+	wantOfConstant = 0.70
+	wantOfOPA      = 10.0
+)
+
+// comparison makes the page of the three servers.
+func comparison(answer int, r *rounds, lines []benchmark) *page {
+	samples := r.samples
+	constant, latchkey, opa := samples[0], samples[1], samples[2]
+	ofConstant, ofOPA := ratio(latchkey, constant, bySecond), ratio(latchkey, opa, bySecond)
+	p99, p99OPA := summary(latchkey).p99, summary(opa).p99
+	p := &page{
+		title: "Benchmarks",
+		what: "What one decision over HTTP costs, next to a handler that answers a constant and next to a stock Open Policy Agent.\n" +
+			"`make bench` measures it anew; `make bench WRITE=1` rewrites this page.",
+		goals: []goal{
+			{name: "Requests per second, latchkey / constant handler", want: fmt.Sprintf("≥ %.2f", wantOfConstant), got: fmt.Sprintf("%.2f", ofConstant), met: ofConstant >= wantOfConstant},
+			{name: "Requests per second, latchkey / OPA", want: fmt.Sprintf("≥ %.0f", wantOfOPA), got: fmt.Sprintf("%.1f", ofOPA), met: ofOPA >= wantOfOPA},
+			{name: "p99 latency, latchkey / OPA", want: "≤ 1", got: fmt.Sprintf("%.2f", float64(p99)/float64(p99OPA)), met: p99 <= p99OPA},
+		},
+	}
+	for _, l := range limits {
+		p.goals = append(p.goals, l.goal(lines))
+	}
+	compared := table{title: "Ratios", rows: [][]string{{"Requests, latchkey to", "per second", "per second of processor time", "p99 latency"}}}
+	figures := table{title: "Figures, as context", rows: [][]string{{"Server", "Requests/s", "p50", "p99", "Requests per second of processor time"}}}
+	for i, name := range []string{"constant handler", "latchkey", "OPA, yes or no", "OPA, with reasons"} {
+		figures.rows = append(figures.rows, summary(samples[i]).row(name))
+		if i != 1 {
+			compared.rows = append(compared.rows, []string{name, fmt.Sprintf("%.2f", ratio(latchkey, samples[i], bySecond)),
+				fmt.Sprintf("%.2f", ratio(latchkey, samples[i], byCPU)), fmt.Sprintf("%.2f", float64(p99)/float64(summary(samples[i]).p99))})
+		}
+	}
+	p.tables = []table{compared, figures}
+	for _, b := range lines {
+		p.raw = append(p.raw, b.String())
+	}
+	p.how = []string{
+		machine(),
+		fmt.Sprintf("All three servers run at once, each pinned to the same core with GOMAXPROCS=1; the client, wrk with one thread and %d connections that stay open, is pinned to another core.", connections),
+		r.String(),
+		fmt.Sprintf("%s keys of one customer, each with scopes of its own: one to five resource types, one to four entries a type. Two questions about each, one permitted and one not, %s in all, picked at random with the same seed. Before measuring, every question is asked of latchkey and of OPA, and every answer is held to the right one.", thousands(keyCount), thousands(2*keyCount)),
+		"latchkey is the binary of `make build` as it ships, with its data in a temporary directory: `POST /decision`, authenticated by an access key, with its counters, histograms and last-use records on.",
+		fmt.Sprintf("The constant handler uses the same Fiber and fasthttp, is sent the same requests and answers every one with the same %d bytes of JSON, latchkey's mean. It neither authenticates nor reads the body.", answer),
+		"OPA is stock `opa run --server`, release " + opaVersion + ", with the read-optimised store, logging errors only, asked `POST /v1/data/latchkey/…` about the same keys' scopes, expiry and revocation as data. The policy is `internal/bench/decision.rego`, written for speed: one look-up by key and type, then a loop over a handful of entries; masks become actions by a table. The goal is held to the rule that says yes or no; the rule that names its reasons, as latchkey's every answer does, is measured beside it. OPA does not authenticate its caller here.",
+		"Requests per second of processor time are what a server would do had it the core all to itself.",
+	}
+	return p
+}
+
+func (s sample) row(name string) []string {
+	return []string{name, thousands(s.perSecond), milliseconds(s.p50), milliseconds(s.p99), thousands(s.perCPU)}
+}
+
+func milliseconds(d time.Duration) string {
+	return fmt.Sprintf("%.2f ms", float64(d)/float64(time.Millisecond))
+}

@@ -1,0 +1,303 @@
+package server_test
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"io"
+	"log/slog"
+	"net"
+	"net/http"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/promhttp"
+
+	"net/http/httptest"
+
+	"github.com/latchkey-dev/latchkey"
+	"github.com/latchkey-dev/latchkey/authz"
+	"github.com/latchkey-dev/latchkey/cache"
+	"github.com/latchkey-dev/latchkey/scopes"
+	"github.com/latchkey-dev/latchkey/server"
+	"github.com/latchkey-dev/latchkey/store"
+)
+
+// clock is the only time that a server under test knows.
+type clock struct{ micros atomic.Int64 }
+
+func newClock() *clock {
+	c := &clock{}
+	c.micros.Store(time.Date(2026, 11, 21, 22, 10, 0, 0, time.UTC).UnixMicro())
+	return c
+}
+
+func (c *clock) now() time.Time            { return time.UnixMicro(c.micros.Load()) }
+func (c *clock) advance(d time.Duration)   { c.micros.Add(d.Microseconds()) }
+func (c *clock) in(d time.Duration) string { return c.now().Add(d).UTC().Format(time.RFC3339Nano) }
+
+// buffer is a log that may be written and read at the same time.
+type buffer struct {
+	mu sync.Mutex
+	b  bytes.Buffer
+}
+
+func (b *buffer) Write(p []byte) (int, error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.b.Write(p)
+}
+
+func (b *buffer) String() string {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.b.String()
+}
+
+// options are what a test may set; the rest is as the program wires it.
+type options struct {
+	config    server.Config
+	clock     *clock
+	dir       string // an earlier server's, to go on from
+	maxActive int
+	mode      authz.Mode
+	peppers   string
+	record    func(authz.Record) authz.Record // stands between the services and the database
+	tamper    bool                            // the test breaks the audit chain on purpose
+}
+
+// api is a whole server in this process: SQLite in a directory of its own, a
+// TCP listener on loopback, and a client.
+type api struct {
+	testing.TB
+	clock    *clock
+	dir      string
+	db       *store.DB
+	table    *cache.Table
+	auth     *authz.Authenticator
+	uses     *authz.Uses
+	registry *prometheus.Registry
+	log      *buffer
+	addr     string
+	client   *http.Client
+	root     string
+	stop     func()
+
+	lost bool // the database, on purpose
+
+	mu      sync.Mutex
+	secrets []string
+}
+
+var (
+	auditMAC = bytes.Repeat([]byte{7}, 32)
+	sealKey  = bytes.Repeat([]byte{9}, 32)
+)
+
+// rootTokens remembers the root key of a directory that a second server opens.
+var rootTokens sync.Map
+
+// start runs a server until the test ends, and then holds it to what must be
+// true after every test: no secret in any place where it does not belong, and
+// audit chains that hold.
+func start(t testing.TB, change ...func(*options)) *api {
+	t.Helper()
+	o := options{maxActive: 10, mode: authz.Live}
+	for _, c := range change {
+		c(&o)
+	}
+	if o.clock == nil {
+		o.clock = newClock()
+	}
+	if o.dir == "" {
+		o.dir = t.TempDir()
+	}
+	ctx := context.Background()
+	a := &api{TB: t, clock: o.clock, dir: o.dir, table: &cache.Table{}, log: &buffer{}, registry: prometheus.NewRegistry()}
+	must := func(err error) {
+		t.Helper()
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	var err error
+	peppers := &authz.Peppers{}
+	if o.peppers != "" {
+		peppers, err = authz.ParsePeppers(o.peppers)
+		must(err)
+	}
+	a.db, err = store.Open(ctx, filepath.Join(o.dir, "latchkey.db"), auditMAC)
+	must(err)
+	var record authz.Record = a.db
+	if o.record != nil {
+		record = o.record(record)
+	}
+	at := latchkey.InstantOf(a.clock.now())
+	if _, err := a.db.CustomerRecord(ctx, authz.DefaultCustomer); latchkey.KindOf(err) == latchkey.NotFound {
+		must(authz.NewCustomers(a.db, &cache.Table{}).Establish(ctx, authz.DefaultCustomer, at))
+	}
+	root := authz.NewRootKey(record, peppers)
+	made, err := root.Establish(ctx, nil, at)
+	must(err)
+	if made != nil {
+		a.root = made.Reveal()
+		rootTokens.Store(o.dir, a.root)
+	} else if known, ok := rootTokens.Load(o.dir); ok {
+		a.root = known.(string)
+	}
+	a.keep(a.root)
+	parser := scopes.NewParser(64)
+	must(a.db.Load(ctx, a.table, parser, peppers))
+	a.uses = authz.NewUses(record)
+	a.auth = authz.NewAuthenticator(a.table, peppers, root, a.uses)
+
+	cfg := o.config
+	cfg.Authenticator, cfg.Table, cfg.Parser, cfg.Record, cfg.Events, cfg.Root = a.auth, a.table, parser, record, a.db, root
+	cfg.Keys = authz.NewKeys(authz.KeysConfig{Record: record, Table: a.table, Parser: parser, Peppers: peppers, Mode: o.mode, MaxActive: o.maxActive})
+	cfg.Customers = authz.NewCustomers(record, a.table)
+	cfg.PDP = authz.NewPDP(a.table, a.auth, 30*time.Second)
+	cfg.Log = slog.New(slog.NewJSONHandler(a.log, &slog.HandlerOptions{Level: slog.LevelDebug}))
+	cfg.Registry, cfg.Now, cfg.NodeID, cfg.SealKey = a.registry, a.clock.now, "node-1", sealKey
+	if cfg.PublicURL == "" {
+		cfg.PublicURL = "https://pdp.example.com"
+	}
+	s := server.New(cfg)
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	must(err)
+	a.addr = ln.Addr().String()
+	a.client = &http.Client{
+		Timeout:       30 * time.Second, // a test that hangs should say where
+		Transport:     &http.Transport{MaxIdleConnsPerHost: 64},
+		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
+	}
+	served := make(chan error, 1)
+	go func() { served <- s.Serve(ln) }()
+	a.stop = sync.OnceFunc(func() {
+		a.client.CloseIdleConnections()
+		ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
+		defer cancel()
+		if err := s.Shutdown(ctx); err != nil && !errors.Is(err, context.DeadlineExceeded) {
+			t.Errorf("shut down: %v", err)
+		}
+		if err := <-served; err != nil {
+			t.Errorf("serve: %v", err)
+		}
+		if !a.lost {
+			if _, err := a.uses.RunOnce(context.Background()); err != nil {
+				t.Errorf("write last uses: %v", err)
+			}
+			if !o.tamper {
+				a.chainsHold()
+			}
+		}
+		a.nothingLeaked()
+		if err := a.db.Close(); err != nil {
+			t.Errorf("close the database: %v", err)
+		}
+	})
+	t.Cleanup(a.stop)
+	return a
+}
+
+// loseDatabase takes the database away from under the server.
+func (a *api) loseDatabase() {
+	a.Helper()
+	a.lost = true
+	if err := a.db.Close(); err != nil {
+		a.Fatal(err)
+	}
+}
+
+// keep remembers a secret that must not be found anywhere later on.
+func (a *api) keep(secret string) string {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.secrets = append(a.secrets, secret)
+	return secret
+}
+
+// secretPart is the 43 digits that must stay secret, the rest may be logged.
+func secretPart(token string) string {
+	return token[strings.LastIndexByte(token[:strings.LastIndexByte(token, '_')], '_')+1 : strings.LastIndexByte(token, '_')]
+}
+
+func (a *api) leaks(text string) bool {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	for _, s := range a.secrets {
+		if strings.Contains(text, secretPart(s)) {
+			return true
+		}
+	}
+	return false
+}
+
+// nothingLeaked looks for every secret in the log, the metrics and the bytes
+// of the database's files.
+func (a *api) nothingLeaked() {
+	a.Helper()
+	if a.leaks(a.log.String()) {
+		a.Errorf("a secret is in the log:\n%s", a.log)
+	}
+	if a.leaks(a.metrics()) {
+		a.Error("a secret is in the metrics")
+	}
+	files, err := filepath.Glob(filepath.Join(a.dir, "latchkey.db*"))
+	if err != nil || len(files) == 0 {
+		a.Errorf("no database file: %v", err)
+	}
+	for _, f := range files {
+		b, err := os.ReadFile(f)
+		if err != nil && !errors.Is(err, os.ErrNotExist) {
+			a.Error(err)
+		}
+		if a.leaks(string(b)) {
+			a.Errorf("a secret is in %s", filepath.Base(f))
+		}
+	}
+}
+
+func (a *api) chainsHold() {
+	a.Helper()
+	chains, err := a.db.Chains(context.Background())
+	if err != nil {
+		a.Error(err)
+	}
+	for _, chain := range chains {
+		if report, err := a.db.VerifyChain(context.Background(), chain); err != nil || !report.Holds {
+			a.Errorf("chain %s: %+v, %v", chain, report.Findings, err)
+		}
+	}
+}
+
+func (a *api) metrics() string {
+	w := httptest.NewRecorder()
+	promhttp.HandlerFor(a.registry, promhttp.HandlerOpts{}).ServeHTTP(w, httptest.NewRequest(http.MethodGet, "/metrics", nil))
+	return w.Body.String()
+}
+
+// files returns the bytes of the database's files.
+func (a *api) files() string {
+	var all strings.Builder
+	files, _ := filepath.Glob(filepath.Join(a.dir, "latchkey.db*"))
+	for _, f := range files {
+		b, err := os.ReadFile(f)
+		if err != nil {
+			a.Error(err)
+		}
+		all.Write(b)
+	}
+	return all.String()
+}
+
+// readAll is for replies, which are small.
+func readAll(r io.Reader) (string, error) {
+	b, err := io.ReadAll(io.LimitReader(r, 64<<20))
+	return string(b), err
+}

@@ -1,0 +1,821 @@
+package server_test
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"log/slog"
+	"mime"
+	"net"
+	"net/http"
+	"net/url"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/santhosh-tekuri/jsonschema/v6"
+	"go.yaml.in/yaml/v3"
+
+	"github.com/latchkey-dev/latchkey"
+	"github.com/latchkey-dev/latchkey/authz"
+	"github.com/latchkey-dev/latchkey/cache"
+	"github.com/latchkey-dev/latchkey/internal/keyring"
+	"github.com/latchkey-dev/latchkey/scopes"
+	"github.com/latchkey-dev/latchkey/server"
+	"github.com/latchkey-dev/latchkey/store"
+)
+
+// openapiDocument is openapi.yaml as a value, with its schemas compiled as
+// they are asked for.
+type openapiDocument struct {
+	root     map[string]any
+	compiler *jsonschema.Compiler
+}
+
+func readOpenAPI(t *testing.T) *openapiDocument {
+	t.Helper()
+	text, err := os.ReadFile("openapi.yaml")
+	if err != nil {
+		t.Fatal(err)
+	}
+	return parseOpenAPI(t, text)
+}
+
+func parseOpenAPI(t *testing.T, text []byte) *openapiDocument {
+	t.Helper()
+	var tree any
+	if err := yaml.Unmarshal(text, &tree); err != nil {
+		t.Fatalf("openapi.yaml: %v", err)
+	}
+	asJSON, err := json.Marshal(tree)
+	if err != nil {
+		t.Fatalf("openapi.yaml: %v", err)
+	}
+	root, err := jsonschema.UnmarshalJSON(bytes.NewReader(asJSON))
+	if err != nil {
+		t.Fatalf("openapi.yaml: %v", err)
+	}
+	d := &openapiDocument{root: root.(map[string]any), compiler: jsonschema.NewCompiler()}
+	d.compiler.DefaultDraft(jsonschema.Draft2020)
+	d.compiler.AssertFormat()
+	if err := d.compiler.AddResource("openapi", root); err != nil {
+		t.Fatal(err)
+	}
+	return d
+}
+
+// at follows names from the root and returns what stands there, references
+// resolved, and where it was found.
+func (d *openapiDocument) at(pointer string) (value map[string]any, where string) {
+	v := any(d.root)
+	for part := range strings.SplitSeq(strings.TrimPrefix(pointer, "/"), "/") {
+		object, _ := v.(map[string]any)
+		if object == nil {
+			return nil, ""
+		}
+		v = object[strings.NewReplacer("~1", "/", "~0", "~").Replace(part)]
+		if next, _ := v.(map[string]any); next != nil && next["$ref"] != nil {
+			target, _ := strings.CutPrefix(next["$ref"].(string), "#")
+			v, pointer = d.at(target)
+		}
+	}
+	value, _ = v.(map[string]any)
+	return value, pointer
+}
+
+// child is at for one more name.
+func (d *openapiDocument) child(of, name string) (map[string]any, string) {
+	_, of = d.at(of)
+	return d.at(of + "/" + strings.NewReplacer("~", "~0", "/", "~1").Replace(name))
+}
+
+func (d *openapiDocument) validate(pointer string, value any) error {
+	schema, err := d.compiler.Compile("openapi#" + (&url.URL{Fragment: pointer}).EscapedFragment())
+	if err != nil {
+		return err
+	}
+	return schema.Validate(value)
+}
+
+var openapiMethods = []string{"get", "put", "post", "delete", "patch", "head", "options", "trace"}
+
+// operations lists "METHOD /path" as the document has them.
+func (d *openapiDocument) operations() (list []string) {
+	for path, item := range d.root["paths"].(map[string]any) {
+		for method := range item.(map[string]any) {
+			if slices.Contains(openapiMethods, method) {
+				list = append(list, strings.ToUpper(method)+" "+path)
+			}
+		}
+	}
+	slices.Sort(list)
+	return list
+}
+
+func openapiPointer(operation string) string {
+	method, path, _ := strings.Cut(operation, " ")
+	return "/paths/" + strings.ReplaceAll(path, "/", "~1") + "/" + strings.ToLower(method)
+}
+
+// statuses are those that the document gives for an operation.
+func (d *openapiDocument) statuses(operation string) (list []string) {
+	responses, _ := d.child(openapiPointer(operation), "responses")
+	for status := range responses {
+		list = append(list, status)
+	}
+	slices.Sort(list)
+	return list
+}
+
+// check holds a reply to the document.
+func (d *openapiDocument) check(operation string, resp *http.Response, body []byte) error {
+	pointer := openapiPointer(operation) + "/responses"
+	response, pointer := d.child(pointer, strconv.Itoa(resp.StatusCode))
+	if response == nil {
+		return fmt.Errorf("%s: the document knows no %d", operation, resp.StatusCode)
+	}
+	headers, _ := d.child(pointer, "headers")
+	for name := range headers {
+		header, at := d.child(pointer+"/headers", name)
+		value := resp.Header.Get(name)
+		if value == "" {
+			if header["required"] == true {
+				return fmt.Errorf("%s %d: the header %s is missing", operation, resp.StatusCode, name)
+			}
+			continue
+		}
+		if err := d.validate(at+"/schema", value); err != nil {
+			return fmt.Errorf("%s %d: header %s: %w", operation, resp.StatusCode, name, err)
+		}
+	}
+	for _, name := range []string{"X-Request-ID", "WWW-Authenticate", "Retry-After", "Location", "Preference-Applied", "Idempotency-Replayed"} {
+		if h, _ := d.child(pointer+"/headers", name); h == nil && resp.Header.Get(name) != "" {
+			return fmt.Errorf("%s %d: the document does not have the header %s", operation, resp.StatusCode, name)
+		}
+	}
+	if response["content"] == nil {
+		if len(body) > 0 || resp.Header.Get("Content-Type") != "" {
+			return fmt.Errorf("%s %d: want no body, got %s", operation, resp.StatusCode, body)
+		}
+		return nil
+	}
+	media := resp.Header.Get("Content-Type")
+	content, pointer := d.child(pointer+"/content", media)
+	if content == nil {
+		return fmt.Errorf("%s %d: the document does not have the type %q", operation, resp.StatusCode, media)
+	}
+	value := any(string(body))
+	if base, _, _ := mime.ParseMediaType(media); strings.HasSuffix(base, "json") {
+		var err error
+		if value, err = jsonschema.UnmarshalJSON(bytes.NewReader(body)); err != nil {
+			return fmt.Errorf("%s %d: %w in %s", operation, resp.StatusCode, err, body)
+		}
+	}
+	if err := d.validate(pointer+"/schema", value); err != nil {
+		return fmt.Errorf("%s %d: %w in %s", operation, resp.StatusCode, err, body)
+	}
+	return nil
+}
+
+// checkRequest holds a body that the server has accepted to the document.
+func (d *openapiDocument) checkRequest(operation, media, body string) error {
+	content, pointer := d.child(openapiPointer(operation)+"/requestBody/content", media)
+	if content == nil {
+		return fmt.Errorf("%s: the document does not take the type %q", operation, media)
+	}
+	value := any(nil)
+	if media == "application/json" {
+		var err error
+		if value, err = jsonschema.UnmarshalJSON(strings.NewReader(body)); err != nil {
+			return err
+		}
+	} else {
+		form, err := url.ParseQuery(body)
+		if err != nil {
+			return err
+		}
+		object := map[string]any{}
+		for name := range form {
+			object[name] = form.Get(name)
+		}
+		value = object
+	}
+	return d.validate(pointer+"/schema", value)
+}
+
+// openapiServer is a server wired as the program does it, on a real database.
+type openapiServer struct {
+	t      *testing.T
+	doc    *openapiDocument
+	url    string
+	root   string
+	db     *store.DB
+	ahead  atomic.Int64 // of the real clock, in nanoseconds
+	seen   map[string]bool
+	server *server.Server
+}
+
+func startOpenAPI(t *testing.T, doc *openapiDocument, change func(*server.Config)) *openapiServer {
+	t.Helper()
+	s := &openapiServer{t: t, doc: doc, seen: map[string]bool{}}
+	ctx, dir := context.Background(), t.TempDir()
+	now := func() time.Time { return time.Now().Add(time.Duration(s.ahead.Load())) }
+	at := latchkey.InstantOf(now())
+	must := func(err error) {
+		t.Helper()
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	secrets, err := keyring.LoadOrCreate(filepath.Join(dir, "keyring.json"))
+	must(err)
+	s.db, err = store.Open(ctx, filepath.Join(dir, "latchkey.db"), secrets.AuditMAC)
+	must(err)
+	t.Cleanup(func() { _ = s.db.Close() }) // a test may have closed it
+	table, parser, peppers := &cache.Table{}, scopes.NewParser(64), &authz.Peppers{}
+	must(authz.NewCustomers(s.db, table).Establish(ctx, authz.DefaultCustomer, at))
+	root := authz.NewRootKey(s.db, peppers)
+	made, err := root.Establish(ctx, nil, at)
+	must(err)
+	s.root = made.Reveal()
+	must(s.db.Load(ctx, table, parser, peppers))
+	auth := authz.NewAuthenticator(table, peppers, root, authz.NewUses(s.db))
+	cfg := server.Config{
+		Authenticator: auth,
+		Keys:          authz.NewKeys(authz.KeysConfig{Record: s.db, Table: table, Parser: parser, Peppers: peppers, Mode: authz.Live, MaxActive: 10}),
+		Customers:     authz.NewCustomers(s.db, table),
+		Root:          root, PDP: authz.NewPDP(table, auth, 30*time.Second), Table: table, Parser: parser, Record: s.db, Events: s.db,
+		Log: slog.New(slog.DiscardHandler), Registry: prometheus.NewRegistry(), Now: now,
+		PublicURL: "http://latchkey.example", NodeID: "openapi", SealKey: secrets.Seal, AuthFailureRate: 1000,
+	}
+	if change != nil {
+		change(&cfg)
+	}
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	must(err)
+	s.url = "http://" + ln.Addr().String()
+	s.server = server.New(cfg)
+	served := make(chan error, 1)
+	go func() { served <- s.server.Serve(ln) }()
+	t.Cleanup(func() {
+		if err := s.server.Shutdown(context.Background()); err != nil {
+			t.Error(err)
+		}
+		_ = ln.Close() // one that was shut down before it began to serve has not closed it
+		<-served
+	})
+	return s
+}
+
+// openapiCall is one request to an operation.
+type openapiCall struct {
+	operation string // "METHOD /path/{of}/the/document"
+	path      string // with values; the operation's where empty
+	key       string // bearer
+	headers   map[string]string
+	body      string
+	media     string // of the body; application/json where empty
+}
+
+// send makes the call and holds the reply to the document; want is its status.
+func (s *openapiServer) send(c openapiCall, want int) (body []byte) {
+	s.t.Helper()
+	method, path, _ := strings.Cut(c.operation, " ")
+	if c.path != "" {
+		path = c.path
+	}
+	req, err := http.NewRequest(method, s.url+path, strings.NewReader(c.body))
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	if c.key != "" {
+		req.Header.Set("Authorization", "Bearer "+c.key)
+	}
+	if c.media == "" {
+		c.media = "application/json"
+	}
+	if c.body != "" {
+		req.Header.Set("Content-Type", c.media)
+	}
+	for name, value := range c.headers {
+		req.Header.Add(name, value)
+	}
+	do := http.DefaultClient.Do
+	if want == http.StatusRequestEntityTooLarge {
+		do = s.headOnly
+	}
+	resp, err := do(req)
+	if err != nil {
+		s.t.Fatalf("%s: %v", c.operation, err)
+	}
+	defer resp.Body.Close()
+	if body, err = io.ReadAll(resp.Body); err != nil {
+		s.t.Fatalf("%s: %v", c.operation, err)
+	}
+	if resp.StatusCode != want {
+		s.t.Errorf("%s %s: %d, want %d: %s", c.operation, c.body, resp.StatusCode, want, body)
+		return body
+	}
+	if err := s.doc.check(c.operation, resp, body); err != nil {
+		s.t.Error(err)
+	}
+	if c.body != "" && want < 300 {
+		if err := s.doc.checkRequest(c.operation, c.media, c.body); err != nil {
+			s.t.Errorf("%s takes what the document refuses: %v in %s", c.operation, err, c.body)
+		}
+	}
+	s.seen[c.operation+" "+strconv.Itoa(want)] = true
+	return body
+}
+
+// headOnly promises 2 MiB and sends none of them: what is too large is refused
+// before it is read.
+func (s *openapiServer) headOnly(req *http.Request) (*http.Response, error) {
+	conn, err := net.Dial("tcp", req.URL.Host)
+	if err != nil {
+		return nil, err
+	}
+	s.t.Cleanup(func() { _ = conn.Close() })
+	var head bytes.Buffer
+	fmt.Fprintf(&head, "%s %s HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n", req.Method, req.URL.RequestURI(), 2<<20)
+	if err := req.Header.Write(&head); err != nil {
+		return nil, err
+	}
+	head.WriteString("\r\n")
+	if _, err := conn.Write(head.Bytes()); err != nil {
+		return nil, err
+	}
+	return http.ReadResponse(bufio.NewReader(conn), req)
+}
+
+func openapiField(t *testing.T, body []byte, names ...string) string {
+	t.Helper()
+	var v any
+	if err := json.Unmarshal(body, &v); err != nil {
+		t.Fatalf("%v in %s", err, body)
+	}
+	for _, name := range names {
+		if list, ok := v.([]any); ok && len(list) > 0 {
+			v = list[0]
+		}
+		object, _ := v.(map[string]any)
+		v = object[name]
+	}
+	text, ok := v.(string)
+	if !ok {
+		t.Fatalf("no text at %v in %s", names, body)
+	}
+	return text
+}
+
+func TestOpenAPI_HasEveryRouteAndNoOther(t *testing.T) {
+	doc := readOpenAPI(t)
+	s := startOpenAPI(t, doc, nil)
+	routes := server.OpenAPIRoutes(s.server)
+	slices.Sort(routes)
+	for _, r := range routes {
+		if method, _, _ := strings.Cut(r, " "); method != http.MethodHead && !slices.Contains(doc.operations(), r) {
+			t.Errorf("the document lacks %s", r)
+		}
+	}
+	ids := map[any]string{}
+	for _, op := range doc.operations() {
+		if !slices.Contains(routes, op) {
+			t.Errorf("the server lacks %s", op)
+		}
+		operation, at := doc.at(openapiPointer(op))
+		id := operation["operationId"]
+		if id == nil || ids[id] != "" {
+			t.Errorf("%s: the operationId %v is missing, or %s has it too", op, id, ids[id])
+		}
+		ids[id] = op
+		checkOpenAPIParameters(t, doc, op, operation, at)
+	}
+}
+
+// checkOpenAPIParameters holds the path's parameters to its template.
+func checkOpenAPIParameters(t *testing.T, doc *openapiDocument, op string, operation map[string]any, at string) {
+	t.Helper()
+	item, _ := doc.at(at[:strings.LastIndex(at, "/")])
+	var inPath []string
+	for _, list := range []any{item["parameters"], operation["parameters"]} {
+		parameters, _ := list.([]any)
+		for _, p := range parameters {
+			parameter := p.(map[string]any)
+			if ref, ok := parameter["$ref"].(string); ok {
+				if parameter, _ = doc.at(strings.TrimPrefix(ref, "#")); parameter == nil {
+					t.Errorf("%s: nothing at %s", op, ref)
+					continue
+				}
+			}
+			if parameter["in"] == "path" {
+				inPath = append(inPath, parameter["name"].(string))
+			}
+		}
+	}
+	var inTemplate []string
+	for part := range strings.SplitSeq(op, "/") {
+		if name, ok := strings.CutPrefix(part, "{"); ok {
+			inTemplate = append(inTemplate, strings.TrimSuffix(name, "}"))
+		}
+	}
+	if !slices.Equal(inPath, inTemplate) {
+		t.Errorf("%s: the parameters %v, the template %v", op, inPath, inTemplate)
+	}
+}
+
+func TestOpenAPI_EverySchemaCompilesAndIsUsed(t *testing.T) {
+	doc := readOpenAPI(t)
+	text, err := json.Marshal(doc.root)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for kind, all := range doc.root["components"].(map[string]any) {
+		for name := range all.(map[string]any) {
+			pointer := "/components/" + kind + "/" + name
+			if kind == "schemas" {
+				if _, err := doc.compiler.Compile("openapi#" + pointer); err != nil {
+					t.Errorf("%s: %v", name, err)
+				}
+			}
+			if kind != "securitySchemes" && !bytes.Contains(text, []byte(`"#`+pointer+`"`)) {
+				t.Errorf("nothing refers to %s", pointer)
+			}
+		}
+	}
+}
+
+func TestOpenAPI_ExamplesFitTheirSchemas(t *testing.T) {
+	doc := readOpenAPI(t)
+	n := 0
+	for _, op := range doc.operations() {
+		examples, at := doc.at(openapiPointer(op) + "/requestBody/content/application~1json/examples")
+		for name := range examples {
+			example, _ := doc.child(at, name)
+			if err := doc.validate(strings.TrimSuffix(at, "/examples")+"/schema", example["value"]); err != nil {
+				t.Errorf("%s: example %s: %v", op, name, err)
+			}
+			n++
+		}
+	}
+	if n == 0 {
+		t.Error("there are no examples")
+	}
+}
+
+const (
+	openapiExample = `{"scopes":{"customer":{"decision":true,"access_keys":["*"],"policies":[{"f":"*","p":2},{"f":"staging","p":4}]},` +
+		`"metadata":{"username":"dale.cooper","keyname":"dashboard_dale.cooper"}}}`
+	openapiFull = `{"scopes":{"customer":{"decision":true,"audit_events":true,"search":true,"sidecar":false,"access_keys":["decision","sets"],` +
+		`"sets":[{"f":"*","p":15,"r":{"entity_type":"^string$","filter":"^[A-Z]+$"}},{"f":"open","p":4}],"bundles":[{"f":"b*","p":2}],` +
+		`"doc":[{"f":"/docs/*","p":2,"a":["lock"]},{"f":"/docs/{id}","a":["*"]}]}},` +
+		`"metadata":{"username":"u","keyname":"k","environment":"staging"},"expires_at":"2099-12-31T23:59:59.5+01:00"}`
+	openapiPoor = `{"scopes":{"customer":{"policies":[{"f":"*","p":2}]}},"metadata":{"username":"u","keyname":"poor"},"expires_at":null}`
+	openapiNone = "00000000-0000-4000-8000-000000000000"
+)
+
+// TestOpenAPI_RepliesAreAsDocumented asks every operation for every status that
+// the document gives it, but for faults of the server.
+func TestOpenAPI_RepliesAreAsDocumented(t *testing.T) {
+	doc := readOpenAPI(t)
+	s := startOpenAPI(t, doc, nil)
+	s.customers()
+	example, full, poor := s.keys()
+	event := s.auditing(example.secret)
+	s.decisions(example, full)
+	s.checkKeys(example, full)
+	s.refusals(map[string]string{
+		"/v1/access_keys/{id}": example.id, "/v1/access_keys/{id}/rotate": example.id, "/v1/access_keys/{id}/rego": example.id,
+		"/v1/customers/{id}": "acme", "/v1/auditing/{id}": event, "/decision/{policy}": "main",
+	}, poor.secret)
+	s.ends(example, full, poor)
+	s.service()
+	s.settings()
+
+	for _, op := range doc.operations() {
+		for _, status := range doc.statuses(op) {
+			if status == "500" || status == "503" {
+				continue // nothing here fails; where one is ours to ask for, it was checked
+			}
+			if !s.seen[op+" "+status] {
+				t.Errorf("%s never answered %s", op, status)
+			}
+		}
+	}
+}
+
+// openapiKey is a key that was made.
+type openapiKey struct{ id, handle, secret string }
+
+func (s *openapiServer) customers() {
+	s.t.Helper()
+	const create, one = "POST /v1/customers", "PATCH /v1/customers/{id}"
+	once := map[string]string{"Idempotency-Key": "customers 1"}
+	s.send(openapiCall{operation: create, key: s.root, headers: once, body: `{"name":"Acme","id":"acme"}`}, 201)
+	s.send(openapiCall{operation: create, key: s.root, headers: once, body: `{"name":"Acme","id":"acme"}`}, 201)
+	s.send(openapiCall{operation: create, key: s.root, headers: once, body: `{"name":"Other"}`}, 422)
+	s.send(openapiCall{operation: create, key: s.root, body: `{"name":"Made","max_active_keys":3}`}, 201)
+	s.send(openapiCall{operation: create, key: s.root, body: `{"name":"Acme","id":"acme"}`}, 409)
+	s.send(openapiCall{operation: create, key: s.root, body: `{"name":" "}`}, 400)
+	s.send(openapiCall{operation: "GET /v1/customers", path: "/v1/customers?limit=2&offset=1", key: s.root}, 200)
+	s.send(openapiCall{operation: "GET /v1/customers", path: "/v1/customers?limit=0", key: s.root}, 400)
+	s.send(openapiCall{operation: "GET /v1/customers/{id}", path: "/v1/customers/acme", key: s.root}, 200)
+	s.send(openapiCall{operation: "GET /v1/customers/{id}", path: "/v1/customers/nobody", key: s.root}, 404)
+	s.send(openapiCall{operation: one, path: "/v1/customers/acme", key: s.root, body: `{"name":"ACME","max_active_keys":4,"default_policy":null}`}, 200)
+	s.send(openapiCall{operation: one, path: "/v1/customers/acme", key: s.root, body: `{"default_policy":"main"}`}, 400)
+	s.send(openapiCall{operation: one, path: "/v1/customers/nobody", key: s.root, body: `{}`}, 404)
+	s.send(openapiCall{operation: "DELETE /v1/customers/{id}", path: "/v1/customers/default", key: s.root}, 409)
+	s.send(openapiCall{operation: "DELETE /v1/customers/{id}", path: "/v1/customers/nobody", key: s.root}, 404)
+}
+
+var openapiAcme = map[string]string{"X-Customer-ID": "acme"}
+
+func (s *openapiServer) keys() (example, full, poor openapiKey) {
+	s.t.Helper()
+	const create = "POST /v1/access_keys"
+	key := func(body []byte) openapiKey {
+		s.t.Helper()
+		return openapiKey{openapiField(s.t, body, "id"), openapiField(s.t, body, "handle"), openapiField(s.t, body, "key")}
+	}
+	example = key(s.send(openapiCall{operation: create, key: s.root, headers: openapiAcme, body: openapiExample}, 201))
+	poor = key(s.send(openapiCall{operation: create, key: s.root, headers: openapiAcme, body: openapiPoor}, 201))
+	once := map[string]string{"X-Customer-ID": "acme", "Idempotency-Key": "keys 1"}
+	full = key(s.send(openapiCall{operation: create, key: s.root, headers: once, body: openapiFull}, 201))
+	s.send(openapiCall{operation: create, key: s.root, headers: once, body: openapiFull}, 201)
+	s.send(openapiCall{operation: create, key: s.root, headers: once, body: openapiPoor}, 422)
+	s.send(openapiCall{operation: create, key: s.root, body: openapiPoor}, 400) // customer_required
+	s.send(openapiCall{operation: create, key: s.root, headers: openapiAcme, body: `{"scopes":{"customer":{"policies":[{"f":"x","p":1},{"f":"*","p":16}]}},"metadata":{}}`}, 400)
+	s.send(openapiCall{operation: create, key: example.secret, body: openapiPoor}, 403)
+	s.send(openapiCall{operation: create, key: s.root, headers: openapiAcme, body: strings.Replace(openapiPoor, "null", `"2099-01-01T00:00:00Z"`, 1)}, 201)
+	s.send(openapiCall{operation: create, key: s.root, headers: openapiAcme, body: openapiPoor}, 500) // too many
+
+	list := "GET /v1/access_keys"
+	s.send(openapiCall{operation: list, key: s.root, headers: openapiAcme}, 200)
+	s.send(openapiCall{operation: list, path: "/v1/access_keys?status=all&limit=1&offset=1&sort_field=revoked_at&sort_direction=asc&metadata.username=u&metadata.keyname=poor", key: example.secret}, 200)
+	s.send(openapiCall{operation: list, path: "/v1/access_keys?status=gone", key: s.root}, 400)
+	s.send(openapiCall{operation: "GET /v1/access_keys/self", key: full.secret}, 200)
+	s.send(openapiCall{operation: "GET /v1/access_keys/self", key: s.root}, 404)
+
+	one := "/v1/access_keys/" + example.id
+	s.send(openapiCall{operation: "GET /v1/access_keys/{id}", path: one, key: example.secret}, 200)
+	s.send(openapiCall{operation: "GET /v1/access_keys/{id}", path: "/v1/access_keys/" + openapiNone, key: example.secret}, 404)
+	s.send(openapiCall{operation: "GET /v1/access_keys/{id}/rego", path: one + "/rego", key: example.secret}, 200)
+	s.send(openapiCall{operation: "GET /v1/access_keys/{id}/rego", path: "/v1/access_keys/" + openapiNone + "/rego", key: example.secret}, 404)
+
+	rotate := "POST /v1/access_keys/{id}/rotate"
+	before := example
+	once = map[string]string{"X-Customer-ID": "acme", "Idempotency-Key": "rotate 1"}
+	example = key(s.send(openapiCall{operation: rotate, path: one + "/rotate", key: s.root, headers: once, body: `{"grace":"1h"}`}, 201))
+	s.send(openapiCall{operation: rotate, path: one + "/rotate", key: s.root, headers: once, body: `{"grace":"1h"}`}, 201)
+	s.send(openapiCall{operation: rotate, path: one + "/rotate", key: s.root, headers: once, body: `{"grace":3600}`}, 422)
+	s.send(openapiCall{operation: rotate, path: one + "/rotate", key: s.root, headers: openapiAcme, body: `{"grace":"31d"}`}, 400)
+	s.send(openapiCall{operation: "GET /v1/access_keys/{id}", path: one, key: before.secret}, 200)
+	return example, full, poor
+}
+
+func (s *openapiServer) auditing(secret string) (event string) {
+	s.t.Helper()
+	const list, one, verify = "GET /v1/auditing", "GET /v1/auditing/{id}", "POST /v1/auditing/verify"
+	body := s.send(openapiCall{operation: list, path: "/v1/auditing?limit=1", key: secret}, 200)
+	event = openapiField(s.t, body, "events", "id")
+	s.send(openapiCall{operation: list, path: "/v1/auditing?cursor=" + openapiField(s.t, body, "next_cursor"), key: secret}, 200)
+	s.send(openapiCall{operation: list, path: "/v1/auditing?from=2000-01-01T00:00:00Z&to=2099-01-01T00:00:00%2B02:00&actor=root&action=access_key.create&resource_type=access_key&resource_name=poor&outcome=success&request_id=none", key: secret}, 200)
+	s.send(openapiCall{operation: list, path: "/v1/auditing?chain=system", key: s.root}, 200)
+	s.send(openapiCall{operation: list, key: s.root, headers: openapiAcme}, 200)
+	s.send(openapiCall{operation: list, path: "/v1/auditing?chain=system", key: secret}, 403)
+	s.send(openapiCall{operation: list, path: "/v1/auditing?cursor=x", key: secret}, 400)
+	s.send(openapiCall{operation: one, path: "/v1/auditing/" + event, key: secret}, 200)
+	s.send(openapiCall{operation: one, path: "/v1/auditing/" + openapiNone, key: secret}, 404)
+	s.send(openapiCall{operation: verify, key: secret}, 200)
+	s.send(openapiCall{operation: verify, path: "/v1/auditing/verify?chain=system", key: s.root}, 200)
+	return event
+}
+
+// openapiQuestion asks whether the subject may do it to that.
+func openapiQuestion(subject, action, resource string) string {
+	return `{"subject":` + subject + `,"action":{"name":"` + action + `"},"resource":` + resource + `}`
+}
+
+func (s *openapiServer) decisions(example, full openapiKey) {
+	s.t.Helper()
+	const staging, main = `{"type":"policies","id":"staging"}`, `{"type":"policies","id":"main"}`
+	byID := `{"type":"access_key","id":"` + example.id + `"}`
+	bySecret := `{"type":"access_key","properties":{"key":"` + full.secret + `"}}`
+	fullByHandle := `{"type":"access_key","id":"` + full.handle + `","properties":{"key":"` + full.secret + `"}}`
+	bad := `{"type":"sets","id":"s","properties":{"entity_type":"string","values":["A","b"],"removed_values":["c"]}}`
+	for _, q := range []string{
+		openapiQuestion(byID, "update", staging),
+		openapiQuestion(byID, "update", main),
+		openapiQuestion(byID, "read", staging),
+		openapiQuestion(fullByHandle, "lock", `{"type":"doc","id":"/docs/{id}"}`),
+		openapiQuestion(bySecret, "update", bad),
+		openapiQuestion(bySecret, "update", `{"type":"sets","id":"s"}`),
+		openapiQuestion(bySecret, "update", `{"type":"sets","id":"open"}`),
+		openapiQuestion(bySecret, "read", `{"type":"bundles","id":"x"}`),
+		openapiQuestion(`{"type":"user","id":"alice","properties":{"email":"a@example.com"}}`, "read", main),
+		openapiQuestion(`{"type":"access_key","id":"`+openapiNone+`"}`, "read", main),
+		openapiQuestion(`{"type":"access_key","id":"`+s.root[:17]+`"}`, "read", main),
+	} {
+		s.send(openapiCall{operation: "POST /decision", key: full.secret, body: q}, 200)
+		s.send(openapiCall{operation: "POST /decision/explain", key: full.secret, body: q}, 200)
+		s.send(openapiCall{operation: "POST /decision/batch", key: full.secret, body: q}, 200)
+		s.send(openapiCall{operation: "POST /decision/batch", key: full.secret, body: `{"evaluations":[` + q + `]}`}, 200)
+		s.send(openapiCall{operation: "POST /access/v1/evaluations", key: full.secret, body: `{"evaluations":[` + openapiQuestion(byID, "read", main) + `,` + q + `]}`}, 200)
+		s.send(openapiCall{operation: "POST /decision/{policy}", path: "/decision/main", key: full.secret, body: q}, 404)
+	}
+	q := openapiQuestion(byID, "read", main)
+	s.send(openapiCall{operation: "POST /access/v1/evaluation", key: full.secret, body: q}, 200)
+	s.send(openapiCall{operation: "POST /access/v1/evaluation", key: full.secret, body: strings.Replace(q, "{", `{"policy":"ignored","more":1,`, 1)}, 200)
+	s.send(openapiCall{operation: "POST /access/v1/evaluations", key: full.secret, body: q}, 200)
+	s.send(openapiCall{operation: "POST /decision/batch", key: full.secret, body: `{"subject":` + byID + `,"action":{"name":"read"},"options":{"evaluations_semantic":"permit_on_first_permit"},
+		"evaluations":[{"resource":{"type":"policies"}},{"policy":"main","resource":` + main + `},{"resource":` + main + `},{}]}`}, 200)
+	for _, op := range []string{"POST /decision", "POST /decision/explain", "POST /decision/batch"} {
+		s.send(openapiCall{operation: op, key: full.secret, body: strings.Replace(q, "{", `{"policy":"main",`, 1)}, 404)
+		s.send(openapiCall{operation: op, key: full.secret, body: `{"subject":7}`}, 400)
+	}
+	s.send(openapiCall{operation: "POST /decision/{policy}", path: "/decision/main", key: full.secret, body: strings.Replace(q, "{", `{"policy":"other",`, 1)}, 400)
+	s.send(openapiCall{operation: "POST /access/v1/evaluation", key: full.secret, body: `{"subject":7}`}, 400)
+	s.send(openapiCall{operation: "POST /access/v1/evaluations", key: full.secret, body: `{"evaluations":7}`}, 400)
+	s.send(openapiCall{operation: "POST /decision/explain", key: example.secret, body: openapiQuestion(`{"type":"user","id":"alice"}`, "read", main)}, 403)
+}
+
+func (s *openapiServer) checkKeys(example, full openapiKey) {
+	s.t.Helper()
+	const verify, introspect, form = "POST /v1/access_keys/verify", "POST /v1/introspect", "application/x-www-form-urlencoded"
+	for _, key := range []string{example.secret, full.secret, s.root, "nonsense"} {
+		s.send(openapiCall{operation: verify, key: full.secret, body: `{"key":"` + key + `","checks":[{"resource":{"type":"policies","id":"staging"},"permission":"update"},{"resource":{"type":"sets","id":"s"},"permission":"delete"}]}`}, 200)
+		s.send(openapiCall{operation: introspect, key: full.secret, media: form, body: url.Values{"token": {key}, "token_type_hint": {"access_token"}}.Encode()}, 200)
+	}
+	s.send(openapiCall{operation: verify, key: s.root, headers: openapiAcme, body: `{"key":"` + full.secret + `"}`}, 200)
+	s.send(openapiCall{operation: verify, key: full.secret, body: `{"key":7}`}, 400)
+	s.send(openapiCall{operation: introspect, key: full.secret, media: form, body: `key=x`}, 400)
+}
+
+// refusals asks every operation for what all of them refuse alike.
+func (s *openapiServer) refusals(values map[string]string, poor string) {
+	s.t.Helper()
+	few := startOpenAPI(s.t, s.doc, func(cfg *server.Config) { cfg.AuthFailureRate = 0.1 })
+	for _, op := range s.doc.operations() {
+		operation, at := s.doc.at(openapiPointer(op))
+		_, path, _ := strings.Cut(op, " ")
+		if value, ok := values[path]; ok {
+			path = path[:strings.Index(path, "{")] + value + path[strings.Index(path, "}")+1:]
+		}
+		call := openapiCall{operation: op, path: path}
+		call.path += "?x=" + openapiToken
+		s.send(call, 400) // credential_in_query
+		call.path, call.key, call.headers = path+"?nosuch=1", s.root, openapiAcme
+		open := operation["security"] != nil
+		if !open && !strings.Contains(path, "/access/v1/") {
+			s.parameters(op, s.send(call, 400))
+		}
+		call = openapiCall{operation: op, path: path}
+		if open {
+			continue
+		}
+		s.send(call, 401)
+		call.key = "nonsense"
+		s.send(call, 401)
+		few.send(call, map[bool]int{true: 429, false: 401}[few.seen["limited"]])
+		if !few.seen["limited"] {
+			few.seen["limited"] = true
+			few.send(call, 429)
+		}
+		call.key = poor
+		call.headers = map[string]string{"X-Customer-ID": "default"}
+		s.send(call, 403)
+		if !strings.Contains(op, "/v1/customers") && !strings.Contains(op, "/v1/root") {
+			call.key, call.headers = s.root, map[string]string{"X-Customer-ID": "nobody"}
+			s.send(call, 404)
+		}
+		body, _ := s.doc.at(at + "/requestBody")
+		if body == nil {
+			continue
+		}
+		call.key, call.headers = s.root, openapiAcme
+		call.body, call.media = "x", "text/plain"
+		s.send(call, 415)
+		call.media, call.body = "application/json", ""
+		s.send(call, 413)
+	}
+	for seen := range few.seen {
+		s.seen[seen] = true
+	}
+}
+
+// parameters holds the query parameters of the document to those that the
+// refusal of an unknown one names.
+func (s *openapiServer) parameters(op string, refusal []byte) {
+	s.t.Helper()
+	_, list, found := strings.Cut(openapiField(s.t, refusal, "errors", "detail"), "known are ")
+	if !found {
+		s.t.Errorf("%s: an unknown parameter is refused with %s", op, refusal)
+		return
+	}
+	known := strings.FieldsFunc(list, func(c rune) bool { return c == ',' || c == ' ' })
+	var documented []string
+	operation, _ := s.doc.at(openapiPointer(op))
+	parameters, _ := operation["parameters"].([]any) // none of those beside the methods is of the query
+	for _, p := range parameters {
+		parameter := p.(map[string]any)
+		if ref, ok := parameter["$ref"].(string); ok {
+			parameter, _ = s.doc.at(strings.TrimPrefix(ref, "#"))
+		}
+		name := parameter["name"].(string)
+		if parameter["in"] == "query" {
+			documented = append(documented, strings.Replace(name, "metadata.username", "metadata.", 1))
+		}
+	}
+	slices.Sort(known)
+	slices.Sort(documented)
+	if !slices.Equal(known, documented) {
+		s.t.Errorf("%s: the server knows the parameters %v, the document %v", op, known, documented)
+	}
+}
+
+// openapiToken has the shape of a key, and stands for nobody.
+const openapiToken = "lk1_live_000000000000_0000000000000000000000000000000000000000000_000000"
+
+func (s *openapiServer) ends(example, full, poor openapiKey) {
+	s.t.Helper()
+	const revoke = "DELETE /v1/access_keys/{id}"
+	path := func(k openapiKey) string { return "/v1/access_keys/" + k.id }
+	s.send(openapiCall{operation: revoke, path: path(poor), key: example.secret}, 403)
+	s.send(openapiCall{operation: revoke, path: path(poor), key: poor.secret}, 204)
+	s.send(openapiCall{operation: "GET /v1/access_keys/self", key: poor.secret}, 401)
+	s.send(openapiCall{operation: revoke, path: path(poor), key: s.root, headers: openapiAcme}, 409)
+	s.send(openapiCall{operation: revoke, path: "/v1/access_keys/" + openapiNone, key: s.root, headers: openapiAcme}, 404)
+	s.send(openapiCall{operation: revoke, path: path(example), key: s.root, headers: map[string]string{"X-Customer-ID": "acme", "Prefer": "wait=61"}}, 400)
+	s.send(openapiCall{operation: revoke, path: path(example), key: s.root, headers: map[string]string{"X-Customer-ID": "acme", "Prefer": "return=representation, wait=5"}}, 200)
+	s.send(openapiCall{operation: "POST /v1/access_keys/{id}/rotate", path: path(example) + "/rotate", key: s.root, headers: openapiAcme, body: `{}`}, 409)
+
+	// Of a revoked and of an expired key, every answer that tells of it.
+	body := `{"scopes":{"customer":{"decision":true}},"metadata":{"username":"u","keyname":"short"},"expires_at":"` + time.Now().Add(time.Hour).Format(time.RFC3339Nano) + `"}`
+	made := s.send(openapiCall{operation: "POST /v1/access_keys", key: s.root, headers: openapiAcme, body: body}, 201)
+	short := openapiKey{id: openapiField(s.t, made, "id"), secret: openapiField(s.t, made, "key")}
+	s.ahead.Add(int64(2 * time.Hour))
+	for _, ended := range []openapiKey{example, short} {
+		s.send(openapiCall{operation: "GET /v1/access_keys/self", key: ended.secret}, 401)
+		s.send(openapiCall{operation: "POST /access/v1/evaluation", key: ended.secret, body: `{}`}, 401)
+		s.send(openapiCall{operation: "POST /v1/access_keys/verify", key: full.secret, body: `{"key":"` + ended.secret + `","checks":[{"resource":{"type":"a","id":"b"},"permission":"read"}]}`}, 200)
+		s.send(openapiCall{operation: "POST /decision/explain", key: full.secret, body: openapiQuestion(`{"type":"access_key","id":"`+ended.id+`"}`, "read", `{"type":"a","id":"b"}`)}, 200)
+	}
+	s.send(openapiCall{operation: "GET /v1/access_keys", path: "/v1/access_keys?status=revocked&sort_field=revoked_at", key: s.root, headers: openapiAcme}, 200)
+
+	s.send(openapiCall{operation: "DELETE /v1/customers/{id}", path: "/v1/customers/acme", key: s.root}, 204)
+	s.send(openapiCall{operation: "GET /v1/access_keys/self", key: full.secret}, 401)
+	s.send(openapiCall{operation: "GET /v1/auditing", key: s.root, headers: openapiAcme}, 200)
+	rotated := s.send(openapiCall{operation: "POST /v1/root/rotate", key: s.root}, 201)
+	s.root = openapiField(s.t, rotated, "key")
+	s.send(openapiCall{operation: "GET /v1/customers", key: s.root}, 200)
+}
+
+// settings asks for what only another configuration answers.
+func (s *openapiServer) settings() {
+	s.t.Helper()
+	full := startOpenAPI(s.t, s.doc, func(cfg *server.Config) {
+		cfg.TooManyKeysStatus = http.StatusConflict
+		cfg.Keys = authz.NewKeys(authz.KeysConfig{Record: cfg.Record, Table: cfg.Table, Parser: cfg.Parser, Peppers: &authz.Peppers{}, MaxActive: 1, Mode: authz.Test})
+	})
+	full.send(openapiCall{operation: "POST /v1/access_keys", key: full.root, body: openapiPoor}, 201)
+	full.send(openapiCall{operation: "POST /v1/access_keys", key: full.root, body: openapiPoor}, 409)
+	if err := full.db.Close(); err != nil {
+		s.t.Fatal(err)
+	}
+	full.send(openapiCall{operation: "GET /health/ready"}, 503)
+	full.send(openapiCall{operation: "GET /v1/access_keys", key: full.root}, 500) // a database that is closed is a bug of ours
+
+	fixed := startOpenAPI(s.t, s.doc, func(cfg *server.Config) {
+		token := authz.NewRootToken() // as if it came from the environment
+		cfg.Root = authz.NewRootKey(cfg.Record, &authz.Peppers{})
+		if _, err := cfg.Root.Establish(context.Background(), &token, latchkey.InstantOf(cfg.Now())); err != nil {
+			s.t.Fatal(err)
+		}
+	})
+	fixed.send(openapiCall{operation: "POST /v1/root/rotate", key: fixed.root}, 409)
+	for _, other := range []*openapiServer{full, fixed} {
+		for seen := range other.seen {
+			s.seen[seen] = true
+		}
+	}
+}
+
+func (s *openapiServer) service() {
+	s.t.Helper()
+	s.send(openapiCall{operation: "GET /.well-known/authzen-configuration"}, 200)
+	s.send(openapiCall{operation: "GET /health/live", headers: map[string]string{"X-Request-ID": "mine"}}, 200)
+	s.send(openapiCall{operation: "GET /health/ready"}, 200)
+	served := s.send(openapiCall{operation: "GET /openapi.yaml"}, 200)
+	if want, err := os.ReadFile("openapi.yaml"); err != nil || !bytes.Equal(served, want) {
+		s.t.Errorf("the server serves another document: %v", err)
+	}
+}
