@@ -109,6 +109,9 @@ func (a *Authenticator) Resolve(text []byte, now latchkey.Instant, source netip.
 		if !a.root.holds(token, a.peppers) {
 			return Resolved{}
 		}
+		if a.uses != nil {
+			a.uses.noteRoot(a.peppers, token, a.root)
+		}
 		return Resolved{Kind: RootCredential, Status: Active, Kid: token.Kid, Handle: token.ref(), EndsAt: latchkey.Never}
 	}
 	secret, _ := a.table.Secret(token.Kid) // the zero digest is the dummy

@@ -141,6 +141,26 @@ func (k *Keys) Self(ctx context.Context, call Call) (Key, error) {
 	return k.cfg.Record.Key(ctx, call.Customer.ID, call.Key.ID)
 }
 
+// Rego renders a key's scopes as a module for any OPA, as of now: the handle of
+// a rotated secret is in it until the grace of that ends.
+func (k *Keys) Rego(ctx context.Context, call Call, id KeyID) (string, error) {
+	key, err := k.Get(ctx, call, id)
+	if err != nil {
+		return "", err
+	}
+	set, err := k.cfg.Parser.Load(key.Scopes)
+	if err != nil {
+		return "", err
+	}
+	r := scopes.RegoKey{ID: key.ID.String(), Handles: []string{key.Handle}, ExpiresAt: key.ExpiresAt}
+	if kid, _, ok := parseHandle(key.RotatedFrom); ok {
+		if s, ok := k.cfg.Table.Secret(kid); ok && call.Now < s.EndsAt {
+			r.Former, r.FormerEndsAt = key.RotatedFrom, s.EndsAt
+		}
+	}
+	return set.Rego(r), nil
+}
+
 // Sees reports whether the caller may see a key; nobody sees a nil one, nor
 // another customer's.
 func (*Keys) Sees(c *Caller, key *KeyState) bool {

@@ -25,6 +25,7 @@ type rootSecret struct {
 	kid    Kid
 	digest Digest
 	pepper PepperRef
+	noted  atomic.Bool // its digest is being made again
 }
 
 // NewRootKey makes the service; Load or Establish gives it its key.
@@ -39,6 +40,13 @@ func (r *RootKey) holds(t Token, peppers *Peppers) bool {
 	}
 	digest := peppers.Digest(s.pepper, t)
 	return subtle.ConstantTimeCompare(digest[:], s.digest[:]) == 1
+}
+
+// stale reports whether the digest was made under another pepper than the
+// current one, once for each process.
+func (r *RootKey) stale(current PepperRef) bool {
+	s := r.current.Load()
+	return s != nil && s.pepper != current && !s.noted.Swap(true)
 }
 
 // Establish makes sure that there is a root key. A fixed token, when given, is

@@ -51,6 +51,17 @@ func (u *Uses) note(peppers *Peppers, token Token, s SecretState, now latchkey.I
 	}
 }
 
+// noteRoot has the root key's digest made again under the current pepper.
+func (u *Uses) noteRoot(peppers *Peppers, token Token, root *RootKey) {
+	current, name := peppers.Current()
+	if !root.stale(current) {
+		return
+	}
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	u.digests[token.Kid] = Rehash{Kid: token.Kid, Digest: peppers.Digest(current, token), Pepper: name}
+}
+
 // RunOnce writes what has gathered and returns how many uses that was. What
 // cannot be written is dropped.
 func (u *Uses) RunOnce(ctx context.Context) (int, error) {

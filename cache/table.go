@@ -98,7 +98,7 @@ func (t *Table) AddSecret(kid authz.Kid, s authz.SecretState) {
 func (t *Table) EndSecret(kid authz.Kid, at latchkey.Instant) {
 	t.secrets[kidShard(kid)].update(kid, func(known *authz.SecretState, ok bool) *authz.SecretState {
 		if !ok {
-			return &authz.SecretState{}
+			return &authz.SecretState{EndsAt: at} // for when it becomes known
 		}
 		next := *known
 		next.EndsAt = min(next.EndsAt, at)

@@ -216,6 +216,8 @@ func (d *dice) request(k *key) map[string]any {
 	}
 	subject := map[string]any{"type": "access_key", "id": k.id}
 	switch {
+	case k.former != "" && d.chance(15):
+		subject["id"] = k.former
 	case len(k.handles) > 0 && d.chance(15):
 		subject["id"] = pick(d, k.handles)
 	case d.chance(3):

@@ -199,6 +199,13 @@ func oracleKey(k *key, request map[string]any, now latchkey.Instant, note func(s
 	case subject["type"] != "access_key":
 		note("other subject type")
 		return false
+	case k.former != "" && id == k.former && id != k.id && !slices.Contains(k.handles, id):
+		if now >= k.formerEnds || now >= k.expires {
+			note("former handle ended")
+			return false
+		}
+		note("former handle")
+		return true
 	case id != k.id && !slices.Contains(k.handles, id):
 		note("other subject")
 		return false

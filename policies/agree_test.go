@@ -34,15 +34,17 @@ const moment latchkey.Instant = 1_800_000_000_000_000
 
 // key is one key in all its forms.
 type key struct {
-	id      string
-	handles []string
-	expires latchkey.Instant
-	scopes  map[string]any // decoded JSON
-	lists   []string       // its names with an entry list
-	set     *scopes.Set
-	module  string
-	permits rego.PreparedEvalQuery
-	term    *ast.Term // the scopes again
+	id         string
+	handles    []string
+	expires    latchkey.Instant
+	former     string // handle of a rotated secret, until formerEnds
+	formerEnds latchkey.Instant
+	scopes     map[string]any // decoded JSON
+	lists      []string       // its names with an entry list
+	set        *scopes.Set
+	module     string
+	permits    rego.PreparedEvalQuery
+	term       *ast.Term // the scopes again
 }
 
 // forge holds what all keys share.
@@ -77,6 +79,10 @@ func (f *forge) key(ctx context.Context, d *dice) (*key, error) {
 	if d.chance(40) {
 		k.expires = pick(d, []latchkey.Instant{moment, moment + 1, moment - 1, moment.Add(time.Hour), 0, 253402300799999999})
 	}
+	if d.chance(40) {
+		k.former = "lk1_live_former" + d.text()
+		k.formerEnds = pick(d, []latchkey.Instant{moment, moment + 1, moment - 1, moment.Add(time.Hour)})
+	}
 	text, err := plainJSON(d.scopes())
 	if err != nil {
 		return nil, err
@@ -98,7 +104,7 @@ func (f *forge) key(ctx context.Context, d *dice) (*key, error) {
 		return nil, err
 	}
 	k.term = ast.NewTerm(value)
-	k.module = k.set.Rego(scopes.RegoKey{ID: k.id, Handles: k.handles, ExpiresAt: k.expires})
+	k.module = k.set.Rego(scopes.RegoKey{ID: k.id, Handles: k.handles, ExpiresAt: k.expires, Former: k.former, FormerEndsAt: k.formerEnds})
 	k.permits, err = rego.New(
 		rego.Query("data.latchkey.access_key.permits"),
 		rego.Module("key.rego", k.module),
@@ -258,7 +264,7 @@ func TestAgree_MatcherRegoAndOracleGiveOneAnswer(t *testing.T) {
 		"no values, no restriction", "values required", "unreadable values", "malformed value", "value canonicalised",
 		"restriction admits string", "restriction admits ip", "restriction admits uint",
 		"restriction blocks string", "restriction blocks ip", "restriction blocks uint",
-		"handle", "expired", "not yet expired", "other subject", "other subject type",
+		"handle", "former handle", "former handle ended", "expired", "not yet expired", "other subject", "other subject type",
 	} {
 		if notes[what] < *agreeKeys/5 {
 			t.Errorf("%s: hit %d times in %d questions", what, notes[what], asked)

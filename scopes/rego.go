@@ -32,8 +32,12 @@ func withoutPackage(module string) string {
 // RegoKey is what a rendered module says of the key beside its scopes.
 type RegoKey struct {
 	ID        string
-	Handles   []string // the current one, and a rotated one while it lives
+	Handles   []string // those that hold as long as the key
 	ExpiresAt latchkey.Instant
+	// Former is the handle of a rotated secret, "" for none, that holds until
+	// FormerEndsAt.
+	Former       string
+	FormerEndsAt latchkey.Instant
 }
 
 const (
@@ -43,10 +47,7 @@ const (
 package latchkey.access_key
 
 default permits := false
-
-permits if {
-	input.subject.type == "access_key"
-	input.subject.id`
+`
 
 	regoValues = `
 # A write to a set is permitted when some entry that may do it admits each of
@@ -81,11 +82,11 @@ func (s *Set) Rego(key RegoKey) string {
 	m := module{b: []byte(regoHead)}
 	ids := append([]string{key.ID}, key.Handles...)
 	slices.Sort(ids)
-	m.oneOf(slices.Compact(ids))
-	if key.ExpiresAt != latchkey.Never {
-		m.add("\n\ttime.now_ns() < ", nanoseconds(key.ExpiresAt))
+	m.permits(slices.Compact(ids), key.ExpiresAt)
+	if key.Former != "" {
+		m.permits([]string{key.Former}, min(key.FormerEndsAt, key.ExpiresAt))
 	}
-	m.add("\n\tlegal(input.resource.id)\n\tgranted\n}\n\ndefault granted := false\n")
+	m.add("\ndefault granted := false\n")
 	restricts, writes, writesAny := false, false, false
 	if s != nil {
 		for _, t := range s.types {
@@ -120,6 +121,16 @@ func (m *module) add(parts ...string) {
 	for _, p := range parts {
 		m.b = append(m.b, p...)
 	}
+}
+
+// permits writes the rule for a subject that goes by one of the ids.
+func (m *module) permits(ids []string, until latchkey.Instant) {
+	m.add("\npermits if {\n\tinput.subject.type == \"access_key\"\n\tinput.subject.id")
+	m.oneOf(ids)
+	if until != latchkey.Never {
+		m.add("\n\ttime.now_ns() < ", nanoseconds(until))
+	}
+	m.add("\n\tlegal(input.resource.id)\n\tgranted\n}\n")
 }
 
 // entry writes the rule of one entry; of one that writes to sets, two.

@@ -130,9 +130,9 @@ func TestRoutes_AnswerWhatTheyDoNotKnowWithProblems(t *testing.T) {
 		}
 	}
 	for _, tt := range [][3]string{
-		{"GET", "/decision", "POST"}, {"PUT", "/decision", "POST"}, {"DELETE", "/v1/access_keys", "GET, POST"}, {"PATCH", "/v1/access_keys/x", "GET, DELETE"},
-		{"GET", "/v1/introspect", "POST"}, {"POST", "/openapi.yaml", "GET"}, {"PUT", "/v1/customers/x", "DELETE, GET, PATCH"}, {"OPTIONS", "/v1/access_keys", "GET, POST"},
-		{"TRACE", "/v1/access_keys", "GET, POST"},
+		{"GET", "/decision", "POST"}, {"PUT", "/decision", "POST"}, {"DELETE", "/v1/access_keys", "GET, HEAD, POST"}, {"PATCH", "/v1/access_keys/x", "GET, HEAD, DELETE"},
+		{"GET", "/v1/introspect", "POST"}, {"POST", "/openapi.yaml", "GET, HEAD"}, {"PUT", "/v1/customers/x", "DELETE, GET, HEAD, PATCH"}, {"OPTIONS", "/v1/access_keys", "GET, HEAD, POST"},
+		{"TRACE", "/v1/access_keys", "GET, HEAD, POST"},
 	} {
 		r := a.do(tt[0], tt[1], a.root, "").refused(405, "method_not_allowed")
 		allowed := strings.Split(r.header.Get("Allow"), ", ")
@@ -145,8 +145,11 @@ func TestRoutes_AnswerWhatTheyDoNotKnowWithProblems(t *testing.T) {
 			t.Errorf("%s %s: Allow %q, want %s", tt[0], tt[1], allowed, tt[2])
 		}
 	}
-	if r, err := a.try("HEAD", "/v1/access_keys", a.root, ""); err != nil || r.status != http.StatusMethodNotAllowed {
+	if r, err := a.try("HEAD", "/v1/access_keys", a.root, ""); err != nil || r.status != http.StatusOK || r.body != "" || r.header.Get("Content-Length") == "" {
 		t.Errorf("HEAD: %v %v", err, r)
+	}
+	if r, err := a.try("HEAD", "/v1/access_keys", "", ""); err != nil || r.status != http.StatusUnauthorized {
+		t.Errorf("HEAD without a credential: %v %v", err, r)
 	}
 }
 

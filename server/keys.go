@@ -42,6 +42,9 @@ func (s *Server) rotateKey(r *request) error {
 		if err != nil {
 			return authz.Created{}, err
 		}
+		if !s.cfg.Keys.Sees(&r.caller, s.cfg.Table.Key(id)) {
+			return authz.Created{}, errKeyNotFound
+		}
 		wait, err := duration(grace, "/grace", authz.MaxGrace)
 		if err != nil {
 			return authz.Created{}, err
@@ -77,10 +80,12 @@ func duration(v strictjson.Value, at string, most time.Duration) (time.Duration,
 	return d, nil
 }
 
+var errKeyNotFound = latchkey.Errorf(latchkey.NotFound, "key_not_found", "there is no such access key")
+
 func (r *request) keyID() (authz.KeyID, error) {
 	id, ok := authz.ParseKeyID(r.param("id"))
 	if !ok {
-		return id, latchkey.Errorf(latchkey.NotFound, "key_not_found", "there is no such access key")
+		return id, errKeyNotFound
 	}
 	return id, nil
 }
@@ -126,16 +131,12 @@ func (s *Server) keyRego(r *request) error {
 	}
 	ctx, cancel := r.context()
 	defer cancel()
-	k, err := s.cfg.Keys.Get(ctx, r.call(), id)
-	if err != nil {
-		return err
-	}
-	set, err := s.cfg.Parser.Load(k.Scopes)
+	module, err := s.cfg.Keys.Rego(ctx, r.call(), id)
 	if err != nil {
 		return err
 	}
 	r.c.Response().Header.SetContentType("text/plain; charset=utf-8")
-	return r.c.SendString(set.Rego(scopes.RegoKey{ID: k.ID.String(), Handles: []string{k.Handle}, ExpiresAt: k.ExpiresAt}))
+	return r.c.SendString(module)
 }
 
 func (s *Server) listKeys(r *request) error {
@@ -201,7 +202,7 @@ func (s *Server) revokeKey(r *request) error {
 		return err
 	}
 	if !ok {
-		return latchkey.Errorf(latchkey.NotFound, "key_not_found", "there is no such access key")
+		return errKeyNotFound
 	}
 	ctx, cancel := r.context()
 	defer cancel()

@@ -53,7 +53,7 @@ func (s *Server) mount(rt *route) {
 		rt.deadline = 10 * time.Second
 	}
 	rt.observe = s.metrics.route(rt.method, rt.path)
-	s.app.Add(rt.method, rt.path, func(c *fiber.Ctx) error {
+	handler := func(c *fiber.Ctx) error {
 		r := s.acquire(c, rt)
 		defer s.release(r)
 		var refused *latchkey.Error
@@ -69,7 +69,11 @@ func (s *Server) mount(rt *route) {
 		rt.observe.seconds[counted].Observe(took.Seconds())
 		r.log(status, took, refused)
 		return nil
-	})
+	}
+	s.app.Add(rt.method, rt.path, handler)
+	if rt.method == fiber.MethodGet { // the same without the body
+		s.app.Add(fiber.MethodHead, rt.path, handler)
+	}
 }
 
 func (r *request) run() (err error) {

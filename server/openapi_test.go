@@ -716,8 +716,9 @@ func (s *openapiServer) refusals(values map[string]string, poor string) {
 // refusal of an unknown one names.
 func (s *openapiServer) parameters(op string, refusal []byte) {
 	s.t.Helper()
-	_, list, found := strings.Cut(openapiField(s.t, refusal, "errors", "detail"), "known are ")
-	if !found {
+	detail := openapiField(s.t, refusal, "errors", "detail")
+	_, list, found := strings.Cut(detail, "known are ")
+	if !found && detail != "this path takes no query parameters" {
 		s.t.Errorf("%s: an unknown parameter is refused with %s", op, refusal)
 		return
 	}

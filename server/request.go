@@ -196,7 +196,7 @@ func (r *request) query(allowed ...string) *query {
 		}
 		switch {
 		case !known:
-			q.fault(name, "unknown_parameter", "unknown query parameter; known are "+strings.Join(allowed, ", "))
+			q.fault(name, "unknown_parameter", unknownParameter(allowed))
 		case len(values) != 1:
 			q.fault(name, "duplicate_parameter", "the parameter may stand once")
 		default:
@@ -204,6 +204,13 @@ func (r *request) query(allowed ...string) *query {
 		}
 	}
 	return q
+}
+
+func unknownParameter(known []string) string {
+	if len(known) == 0 {
+		return "this path takes no query parameters"
+	}
+	return "unknown query parameter; known are " + strings.Join(known, ", ")
 }
 
 func (q *query) fault(name, code, detail string) {

@@ -30,6 +30,7 @@ func (s *Server) verifyKey(r *request) error {
 		return err
 	}
 	resolved := r.resolve(secret)
+	r.c.Set("Cache-Control", "no-store")
 	b := append(r.out[:0], `{"valid":`...)
 	b = strconv.AppendBool(b, resolved.Status == authz.Active)
 	b = strictjson.AppendString(append(b, `,"code":`...), statusCode(resolved.Status))
@@ -50,14 +51,20 @@ func (s *Server) verifyKey(r *request) error {
 		if i > 0 {
 			b = append(b, ',')
 		}
-		permitted := resolved.Status == authz.Active && resolved.Key.Scopes.Permits(q)
-		b = strconv.AppendBool(append(b, `{"permitted":`...), permitted)
-		code := authz.ScopeMissing
-		if permitted {
-			code = authz.ScopePermits
-		} else if resolved.Status != authz.Active {
-			code = authz.ReasonCode(statusCode(resolved.Status))
+		var verdict scopes.Verdict
+		code := authz.ReasonCode(statusCode(resolved.Status))
+		if resolved.Status == authz.Active {
+			verdict = resolved.Key.Scopes.Decide(q)
+			switch {
+			case verdict.Permitted:
+				code = authz.ScopePermits
+			case verdict.Blocked: // the write needs values to be held to a restriction
+				code = authz.ValueNotPermitted
+			default:
+				code = authz.ScopeMissing
+			}
 		}
+		b = strconv.AppendBool(append(b, `{"permitted":`...), verdict.Permitted)
 		b = append(strictjson.AppendString(append(b, `,"code":`...), string(code)), '}')
 	}
 	r.out = append(b, `]}`...)

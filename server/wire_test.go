@@ -163,6 +163,9 @@ func TestBodyLimit_IsThatOfTheRouteHoweverTheTargetIsWritten(t *testing.T) {
 		if status != 413 {
 			t.Errorf("%s: %d %s", target, status, body)
 		}
+		if status, body := a.raw(head(target) + withLength(strings.Repeat(" ", limit))); status == 413 {
+			t.Errorf("%s, at the limit: %d %s", target, status, body)
+		}
 	}
 }
 

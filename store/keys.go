@@ -220,6 +220,9 @@ func (db *DB) WriteUses(ctx context.Context, uses []authz.Use, digests []authz.R
 	}
 	for _, d := range digests {
 		_, err := sqltx.ExecContext(ctx, `UPDATE access_key_secrets SET digest = $2, pepper = $3 WHERE kid = $1`, d.Kid.String(), d.Digest[:], d.Pepper)
+		if err == nil { // or it is the root key's
+			_, err = sqltx.ExecContext(ctx, `UPDATE root_key SET digest = $2, pepper = $3 WHERE kid = $1`, d.Kid.String(), d.Digest[:], d.Pepper)
+		}
 		if err != nil {
 			return refine(fmt.Errorf("write a digest anew: %w", err))
 		}

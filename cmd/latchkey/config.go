@@ -109,7 +109,10 @@ of `+"`serve`"+`, and `+"`LATCHKEY_KEY`"+` is what the commands that talk to a s
 		if value == "" {
 			value = " "
 		}
-		help := strings.ReplaceAll(f.Help, "${enum}", strings.ReplaceAll(f.Enum, ",", ", "))
+		if value == " " && f.IsBool() {
+			value = "false"
+		}
+		help := strings.ReplaceAll(f.Help, f.Enum, strings.ReplaceAll(f.Enum, ",", ", "))
 		fmt.Fprintf(out, "| `--%s` | `%s` | `%s` | %s | %s |\n", f.Name, strings.Join(f.Envs, ", "), settingName(f.Name), code(value), help)
 	}
 	return nil

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net/http"
 	"strconv"
+	"strings"
 
 	"github.com/tidwall/gjson"
 )
@@ -54,6 +55,14 @@ func (cmd *DecideCmd) Run(ctx context.Context, g *Globals, std streams) error {
 	return err
 }
 
+func list(v gjson.Result) string {
+	var texts []string
+	for _, e := range v.Array() {
+		texts = append(texts, e.String())
+	}
+	return strings.Join(texts, ", ")
+}
+
 func showDecision(std streams, reply gjson.Result) error {
 	answer := reply.Get("context")
 	fmt.Fprintf(std.out, "%s  (until %s)\n", answer.Get("action"), answer.Get("expires_at"))
@@ -70,7 +79,7 @@ func showDecision(std streams, reply gjson.Result) error {
 	}
 	rows := [][]string{{"  ENTRY", "SELECTOR", "PERMISSIONS", "SELECTOR MATCHES", "ACTION PERMITTED", "WHY"}}
 	for _, e := range explain.Get("entries").Array() {
-		rows = append(rows, []string{"  " + e.Get("entry").String(), e.Get("selector").String(), e.Get("permissions").String(),
+		rows = append(rows, []string{"  " + e.Get("entry").String(), e.Get("selector").String(), list(e.Get("permissions")),
 			strconv.FormatBool(e.Get("selector_matches").Bool()), strconv.FormatBool(e.Get("action_permitted").Bool()), e.Get("why").String()})
 	}
 	return table(std.out, rows)

@@ -164,6 +164,7 @@ func (cmd *ServeCmd) Run(ctx context.Context, std streams) (err error) {
 		stop, cancel := context.WithTimeout(context.Background(), cmd.StopTimeout)
 		defer cancel()
 		err = n.api.Shutdown(stop)
+		_ = ln.Close() // where the signal came before the server took the listener
 		<-served
 	}
 	stopLoops()
