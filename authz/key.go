@@ -160,6 +160,8 @@ type KeyTable interface {
 
 	// AddCustomer makes a customer known.
 	AddCustomer(*Customer)
+	// AddKey makes a key known; a known one keeps the earlier end.
+	AddKey(*KeyState)
 	// AddSecret makes a secret known, and its key where it is new.
 	AddSecret(Kid, SecretState)
 	// EndSecret brings the end of a secret nearer, never further.

@@ -75,16 +75,25 @@ func (t *Table) Key(id authz.KeyID) *authz.KeyState {
 	return k
 }
 
+// AddKey makes a key known; a known one keeps the earlier end.
+func (t *Table) AddKey(k *authz.KeyState) { t.know(k) }
+
+func (t *Table) know(k *authz.KeyState) (state *authz.KeyState) {
+	t.keys[keyShard(k.ID)].update(k.ID, func(known *authz.KeyState, ok bool) *authz.KeyState {
+		state = k
+		if ok {
+			known.Revoke(k.RevokedAt())
+			state = known
+		}
+		return state
+	})
+	return state
+}
+
 // AddSecret makes a secret known, and its key where it is new. A secret that
 // is known already keeps the earlier end.
 func (t *Table) AddSecret(kid authz.Kid, s authz.SecretState) {
-	t.keys[keyShard(s.Key.ID)].update(s.Key.ID, func(known *authz.KeyState, ok bool) *authz.KeyState {
-		if ok {
-			known.Revoke(s.Key.RevokedAt())
-			s.Key = known
-		}
-		return s.Key
-	})
+	s.Key = t.know(s.Key)
 	t.secrets[kidShard(kid)].update(kid, func(known *authz.SecretState, ok bool) *authz.SecretState {
 		if ok {
 			s.EndsAt = min(s.EndsAt, known.EndsAt)

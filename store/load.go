@@ -2,6 +2,7 @@ package store
 
 import (
 	"context"
+	"database/sql"
 	"fmt"
 
 	"github.com/latchkey-dev/latchkey/audit"
@@ -16,47 +17,65 @@ func (db *DB) Load(ctx context.Context, table authz.KeyTable, parser *scopes.Par
 	if err := db.loadCustomers(ctx, table); err != nil {
 		return refine(fmt.Errorf("load customers: %w", err))
 	}
-	found, err := db.read.QueryContext(ctx, `SELECT s.kid, s.key_id, s.mode, s.digest, s.pepper, s.ends_at,
-		k.customer_id, k.scopes, k.expires_at, k.revoked_at, k.last_used_at
-		FROM access_key_secrets s JOIN access_keys k ON k.id = s.key_id`)
-	if err != nil {
+	if err := db.loadKeys(ctx, table, parser); err != nil {
 		return refine(fmt.Errorf("load keys: %w", err))
 	}
-	defer found.Close()
-	var customer, text string
-	for found.Next() {
-		var k authz.Key
-		s, err := scanSecret(scanMore{found, []any{&customer, &text, (*int64)(&k.ExpiresAt), (*int64)(&k.RevokedAt), (*int64)(&k.LastUsedAt)}})
-		if err != nil {
-			return refine(fmt.Errorf("load keys: %w", err))
-		}
-		k.ID = s.Key
-		ref, ok := peppers.Find(s.Pepper)
-		if !ok {
-			return authz.ErrPepperMissing(s.Pepper)
-		}
-		set, err := parser.Load(text)
-		if err != nil {
-			return fmt.Errorf("scopes of key %s: %w", k.ID, err)
-		}
-		table.AddSecret(s.Kid, authz.SecretState{
-			Digest: s.Digest, Pepper: ref, Test: s.Mode == authz.Test, EndsAt: s.EndsAt,
-			Key: authz.NewKeyState(&k, table.Customer(customer), set),
-		})
-	}
-	if err := found.Err(); err != nil {
-		return refine(fmt.Errorf("load keys: %w", err))
+	if err := db.loadSecrets(ctx, table, peppers); err != nil {
+		return refine(fmt.Errorf("load secrets: %w", err))
 	}
 	return nil
 }
 
-// scanMore scans further columns behind those that are asked for.
-type scanMore struct {
-	row  scanner
-	more []any
+// loadKeys and loadSecrets are two scans in the order of the rows, not a join:
+// a million look-ups of keys by id cost more than all the rest.
+func (db *DB) loadKeys(ctx context.Context, table authz.KeyTable, parser *scopes.Parser) error {
+	found, err := db.read.QueryContext(ctx, `SELECT id, customer_id, scopes, expires_at, revoked_at, last_used_at FROM access_keys`)
+	if err != nil {
+		return err
+	}
+	defer found.Close()
+	for found.Next() {
+		var k authz.Key
+		var id, customer, text sql.RawBytes
+		if err := found.Scan(&id, &customer, &text, (*int64)(&k.ExpiresAt), (*int64)(&k.RevokedAt), (*int64)(&k.LastUsedAt)); err != nil {
+			return err
+		}
+		var ok bool
+		if k.ID, ok = authz.ParseKeyID(string(id)); !ok {
+			return fmt.Errorf("a stored key has the malformed id %q", id)
+		}
+		set, err := parser.Load(string(text))
+		if err != nil {
+			return fmt.Errorf("scopes of key %s: %w", k.ID, err)
+		}
+		table.AddKey(authz.NewKeyState(&k, table.Customer(string(customer)), set))
+	}
+	return found.Err()
 }
 
-func (s scanMore) Scan(dest ...any) error { return s.row.Scan(append(dest, s.more...)...) }
+func (db *DB) loadSecrets(ctx context.Context, table authz.KeyTable, peppers *authz.Peppers) error {
+	found, err := db.read.QueryContext(ctx, `SELECT kid, key_id, mode, digest, pepper, ends_at FROM access_key_secrets`)
+	if err != nil {
+		return err
+	}
+	defer found.Close()
+	for found.Next() {
+		s, err := scanSecret(found)
+		if err != nil {
+			return err
+		}
+		ref, ok := peppers.Find(s.Pepper)
+		if !ok {
+			return authz.ErrPepperMissing(s.Pepper)
+		}
+		key := table.Key(s.Key)
+		if key == nil {
+			return fmt.Errorf("a stored secret is of no key: %s", s.Key)
+		}
+		table.AddSecret(s.Kid, authz.SecretState{Digest: s.Digest, Pepper: ref, Test: s.Mode == authz.Test, EndsAt: s.EndsAt, Key: key})
+	}
+	return found.Err()
+}
 
 func (db *DB) loadCustomers(ctx context.Context, table authz.KeyTable) error {
 	found, err := db.read.QueryContext(ctx, `SELECT `+customerColumns+` FROM customers WHERE id <> $1`, audit.SystemChain)

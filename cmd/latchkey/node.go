@@ -172,10 +172,11 @@ func openNode(ctx context.Context, cmd *ServeCmd, baseURL string, log *slog.Logg
 	}
 	n := &node{base: b, table: &cache.Table{}, log: log, now: now, registry: prometheus.NewRegistry()}
 	parser := scopes.NewParser(compiledRegexps)
+	atStart := debug.SetGCPercent(400) // loading makes much that lives, and little garbage
 	if err := b.db.Load(ctx, n.table, parser, b.peppers); err != nil {
 		return nil, errors.Join(err, n.close())
 	}
-	setHeadroom()
+	setHeadroom(atStart)
 	n.uses = authz.NewUses(b.db)
 	auth := authz.NewAuthenticator(n.table, b.peppers, b.root, n.uses)
 	publicURL := cmd.PublicURL
@@ -204,11 +205,12 @@ func openNode(ctx context.Context, cmd *ServeCmd, baseURL string, log *slog.Logg
 // rather than by a share of what lives: the table lives as long as the process.
 // A small server is then not collected many times a second, and one with a
 // million keys does not hold twice their memory.
-func setHeadroom() {
+func setHeadroom(chosen int) {
 	const least = 64 << 20
-	debug.FreeOSMemory() // what loading left behind; collects first
-	if os.Getenv("GOGC") != "" {
-		return // the operator has chosen
+	debug.FreeOSMemory()         // what loading left behind; collects first
+	if os.Getenv("GOGC") != "" { // the operator has chosen
+		debug.SetGCPercent(chosen)
+		return
 	}
 	var m runtime.MemStats
 	runtime.ReadMemStats(&m)
