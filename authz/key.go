@@ -82,12 +82,34 @@ type KeyState struct {
 
 // NewKeyState makes the state of a stored key.
 func NewKeyState(k *Key, c *Customer, set *scopes.Set) *KeyState {
-	s := &KeyState{ID: k.ID, Customer: c, Scopes: set, ExpiresAt: k.ExpiresAt}
-	s.revoked.Store(int64(k.RevokedAt))
-	if k.LastUsedAt != latchkey.Never {
-		s.used.Store(int64(k.LastUsedAt))
-	}
+	s := new(KeyState)
+	s.fill(k, c, set)
 	return s
+}
+
+func (k *KeyState) fill(stored *Key, c *Customer, set *scopes.Set) {
+	k.ID, k.Customer, k.Scopes, k.ExpiresAt = stored.ID, c, set, stored.ExpiresAt
+	k.revoked.Store(int64(stored.RevokedAt))
+	if stored.LastUsedAt != latchkey.Never {
+		k.used.Store(int64(stored.LastUsedAt))
+	}
+}
+
+// KeyStates makes states side by side in memory, for a table that is filled
+// with many at once: the collector then meets a few large objects instead of a
+// million small ones between what loading leaves behind. States live as long
+// as their neighbours.
+type KeyStates struct{ free []KeyState }
+
+// New is NewKeyState.
+func (s *KeyStates) New(k *Key, c *Customer, set *scopes.Set) *KeyState {
+	if len(s.free) == 0 {
+		s.free = make([]KeyState, 512)
+	}
+	state := &s.free[0]
+	s.free = s.free[1:]
+	state.fill(k, c, set)
+	return state
 }
 
 // RevokedAt is when the key was revoked, Never if it is not.

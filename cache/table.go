@@ -11,11 +11,11 @@ import (
 // shards is how many locks the table has; a power of two.
 const shards = 256
 
-// Table holds every access key and customer: about 220 bytes a key beside its
+// Table holds every access key and customer: about 210 bytes a key beside its
 // scopes, which equal keys share. Ended keys stay, so that a refusal can say
 // what became of them. Safe for concurrent use; the zero Table is empty.
 type Table struct {
-	secrets [shards]shard[authz.Kid, *authz.SecretState]
+	secrets [shards]shard[authz.Kid, authz.SecretState]
 	keys    [shards]shard[authz.KeyID, *authz.KeyState]
 
 	mu        sync.RWMutex
@@ -26,15 +26,24 @@ type Table struct {
 
 var _ authz.KeyTable = (*Table)(nil)
 
+// shard is a map that only grows. Its values stand side by side in chunks, and
+// the index into them holds no pointers: a map of the values themselves stands
+// half empty, and the collector would walk all of it.
 type shard[K comparable, V any] struct {
-	mu sync.RWMutex
-	m  map[K]V
-	_  [32]byte // two shards' locks do not share a cache line
+	mu    sync.RWMutex
+	index map[K]uint32
+	list  [][]V
 }
 
-func (s *shard[K, V]) get(k K) (V, bool) {
+// chunk is how many values stand side by side.
+const chunk = 64
+
+func (s *shard[K, V]) get(k K) (v V, ok bool) {
 	s.mu.RLock()
-	v, ok := s.m[k]
+	i, ok := s.index[k]
+	if ok {
+		v = s.list[i/chunk][i%chunk]
+	}
 	s.mu.RUnlock()
 	return v, ok
 }
@@ -44,11 +53,21 @@ func (s *shard[K, V]) get(k K) (V, bool) {
 func (s *shard[K, V]) update(k K, change func(V, bool) V) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.m == nil {
-		s.m = map[K]V{}
+	if i, ok := s.index[k]; ok {
+		at := &s.list[i/chunk][i%chunk]
+		*at = change(*at, true)
+		return
 	}
-	v, ok := s.m[k]
-	s.m[k] = change(v, ok)
+	if s.index == nil {
+		s.index = map[K]uint32{}
+	}
+	i := uint32(len(s.index))
+	if i%chunk == 0 {
+		s.list = append(s.list, make([]V, chunk))
+	}
+	var none V
+	s.list[i/chunk][i%chunk] = change(none, false)
+	s.index[k] = i
 }
 
 // Kids and key ids are random, so any of their bytes spread well; a base62
@@ -59,11 +78,7 @@ func keyShard(k authz.KeyID) int { return int(k[0]) % shards }
 // Secret finds a secret by its kid.
 func (t *Table) Secret(kid authz.Kid) (authz.SecretState, bool) {
 	t.lookups.Add(1)
-	s, ok := t.secrets[kidShard(kid)].get(kid)
-	if !ok {
-		return authz.SecretState{}, false
-	}
-	return *s, true
+	return t.secrets[kidShard(kid)].get(kid)
 }
 
 // Lookups counts the calls of Secret.
@@ -94,24 +109,23 @@ func (t *Table) know(k *authz.KeyState) (state *authz.KeyState) {
 // is known already keeps the earlier end.
 func (t *Table) AddSecret(kid authz.Kid, s authz.SecretState) {
 	s.Key = t.know(s.Key)
-	t.secrets[kidShard(kid)].update(kid, func(known *authz.SecretState, ok bool) *authz.SecretState {
+	t.secrets[kidShard(kid)].update(kid, func(known authz.SecretState, ok bool) authz.SecretState {
 		if ok {
 			s.EndsAt = min(s.EndsAt, known.EndsAt)
 		}
-		return &s
+		return s
 	})
 }
 
-// EndSecret brings the end of a secret nearer. States are replaced, never
-// changed in place: a reader may hold the old one.
+// EndSecret brings the end of a secret nearer; of one that is not known yet, it
+// is kept for when it becomes known.
 func (t *Table) EndSecret(kid authz.Kid, at latchkey.Instant) {
-	t.secrets[kidShard(kid)].update(kid, func(known *authz.SecretState, ok bool) *authz.SecretState {
+	t.secrets[kidShard(kid)].update(kid, func(known authz.SecretState, ok bool) authz.SecretState {
 		if !ok {
-			return &authz.SecretState{EndsAt: at} // for when it becomes known
+			return authz.SecretState{EndsAt: at}
 		}
-		next := *known
-		next.EndsAt = min(next.EndsAt, at)
-		return &next
+		known.EndsAt = min(known.EndsAt, at)
+		return known
 	})
 }
 
@@ -153,7 +167,7 @@ func (t *Table) Len() int {
 	for i := range t.keys {
 		s := &t.keys[i]
 		s.mu.RLock()
-		n += len(s.m)
+		n += len(s.index)
 		s.mu.RUnlock()
 	}
 	return n

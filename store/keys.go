@@ -138,7 +138,10 @@ func scanSecret(row scanner) (s authz.KeySecret, err error) {
 	if s.Key, ok = authz.ParseKeyID(key); !ok || len(kid) != len(s.Kid) || len(digest) != len(s.Digest) {
 		return s, fmt.Errorf("a stored secret of key %q is malformed", key)
 	}
-	s.Mode = authz.Mode(mode)
+	s.Mode = authz.Live
+	if mode == string(authz.Test) {
+		s.Mode = authz.Test
+	}
 	copy(s.Kid[:], kid)
 	copy(s.Digest[:], digest)
 	return s, nil

@@ -5,6 +5,8 @@ import (
 	"database/sql"
 	"fmt"
 
+	"golang.org/x/sync/errgroup"
+
 	"github.com/latchkey-dev/latchkey/audit"
 	"github.com/latchkey-dev/latchkey/authz"
 	"github.com/latchkey-dev/latchkey/scopes"
@@ -17,23 +19,63 @@ func (db *DB) Load(ctx context.Context, table authz.KeyTable, parser *scopes.Par
 	if err := db.loadCustomers(ctx, table); err != nil {
 		return refine(fmt.Errorf("load customers: %w", err))
 	}
-	if err := db.loadKeys(ctx, table, parser); err != nil {
+	// Two scans in the order of the rows, side by side, and not a join: a
+	// million look-ups of keys by id cost more than all the rest.
+	var secrets [][]authz.KeySecret
+	scans, ctx := errgroup.WithContext(ctx)
+	scans.Go(func() error { return db.loadKeys(ctx, table, parser) })
+	scans.Go(func() (err error) {
+		secrets, err = db.readSecrets(ctx)
+		return err
+	})
+	if err := scans.Wait(); err != nil {
 		return refine(fmt.Errorf("load keys: %w", err))
 	}
-	if err := db.loadSecrets(ctx, table, peppers); err != nil {
-		return refine(fmt.Errorf("load secrets: %w", err))
+	for _, chunk := range secrets {
+		for i := range chunk {
+			s := &chunk[i]
+			ref, ok := peppers.Find(s.Pepper)
+			if !ok {
+				return authz.ErrPepperMissing(s.Pepper)
+			}
+			key := table.Key(s.Key)
+			if key == nil {
+				return fmt.Errorf("a stored secret is of no key: %s", s.Key)
+			}
+			table.AddSecret(s.Kid, authz.SecretState{Digest: s.Digest, Pepper: ref, Test: s.Mode == authz.Test, EndsAt: s.EndsAt, Key: key})
+		}
 	}
 	return nil
 }
 
-// loadKeys and loadSecrets are two scans in the order of the rows, not a join:
-// a million look-ups of keys by id cost more than all the rest.
+// readSecrets reads all of them, in chunks, which need no copying to grow.
+func (db *DB) readSecrets(ctx context.Context) (chunks [][]authz.KeySecret, err error) {
+	const chunk = 4096
+	found, err := db.read.QueryContext(ctx, `SELECT kid, key_id, mode, digest, pepper, ends_at FROM access_key_secrets`)
+	if err != nil {
+		return nil, err
+	}
+	defer found.Close()
+	var last []authz.KeySecret
+	for found.Next() {
+		s, err := scanSecret(found)
+		if err != nil {
+			return nil, err
+		}
+		if last = append(last, s); len(last) == chunk {
+			chunks, last = append(chunks, last), make([]authz.KeySecret, 0, chunk)
+		}
+	}
+	return append(chunks, last), found.Err()
+}
+
 func (db *DB) loadKeys(ctx context.Context, table authz.KeyTable, parser *scopes.Parser) error {
 	found, err := db.read.QueryContext(ctx, `SELECT id, customer_id, scopes, expires_at, revoked_at, last_used_at FROM access_keys`)
 	if err != nil {
 		return err
 	}
 	defer found.Close()
+	var states authz.KeyStates
 	for found.Next() {
 		var k authz.Key
 		var id, customer, text sql.RawBytes
@@ -48,31 +90,7 @@ func (db *DB) loadKeys(ctx context.Context, table authz.KeyTable, parser *scopes
 		if err != nil {
 			return fmt.Errorf("scopes of key %s: %w", k.ID, err)
 		}
-		table.AddKey(authz.NewKeyState(&k, table.Customer(string(customer)), set))
-	}
-	return found.Err()
-}
-
-func (db *DB) loadSecrets(ctx context.Context, table authz.KeyTable, peppers *authz.Peppers) error {
-	found, err := db.read.QueryContext(ctx, `SELECT kid, key_id, mode, digest, pepper, ends_at FROM access_key_secrets`)
-	if err != nil {
-		return err
-	}
-	defer found.Close()
-	for found.Next() {
-		s, err := scanSecret(found)
-		if err != nil {
-			return err
-		}
-		ref, ok := peppers.Find(s.Pepper)
-		if !ok {
-			return authz.ErrPepperMissing(s.Pepper)
-		}
-		key := table.Key(s.Key)
-		if key == nil {
-			return fmt.Errorf("a stored secret is of no key: %s", s.Key)
-		}
-		table.AddSecret(s.Kid, authz.SecretState{Digest: s.Digest, Pepper: ref, Test: s.Mode == authz.Test, EndsAt: s.EndsAt, Key: key})
+		table.AddKey(states.New(&k, table.Customer(string(customer)), set))
 	}
 	return found.Err()
 }

@@ -135,8 +135,8 @@ func verifyRecords(ctx context.Context, l *pdp, file string) error {
 
 // largePage makes the page of a million keys.
 func largePage(found []*measured, r *rounds) *page {
-	samples := r.samples
-	slowdown := 1 / ratio(samples[1], samples[0], bySecond)
+	const few, many = 0, 1
+	slowdown := 1 / r.ratio(many, few, bySecond)
 	empty, full := found[0], found[2]
 	perKey := func(resident int64) float64 { return float64(resident-empty.fresh) / float64(full.keys) }
 	worst := max(perKey(full.fresh), perKey(full.after))
@@ -144,6 +144,7 @@ func largePage(found []*measured, r *rounds) *page {
 		title: "Benchmarks at a million keys",
 		what: "What a million active keys cost against a thousand: time per decision, memory, start.\n" +
 			"`make bench-large` measures it anew; `make bench-large WRITE=1` rewrites this page.",
+		busy: r.busy,
 		goals: []goal{
 			{name: "Time per request, 1,000,000 keys / 1,000 keys", want: fmt.Sprintf("≤ %.2f", wantSlowdown), got: fmt.Sprintf("%.2f", slowdown), met: slowdown <= wantSlowdown},
 			{name: "Resident memory per key, on top of the empty process", want: fmt.Sprintf("≤ %d bytes", wantBytesPerKey), got: fmt.Sprintf("%.0f bytes", worst), met: worst <= wantBytesPerKey},
@@ -160,9 +161,9 @@ func largePage(found []*measured, r *rounds) *page {
 	}
 	figures := table{title: "Figures, as context", rows: [][]string{{"Server", "Requests/s", "p50", "p99", "Requests per second of processor time"}}}
 	for i, m := range found[1:] {
-		figures.rows = append(figures.rows, summary(samples[i]).row(m.name))
+		figures.rows = append(figures.rows, r.summary(i).row(m.name))
 	}
-	figures.rows = append(figures.rows, []string{"time per request, 1,000,000 / 1,000", fmt.Sprintf("%.2f", slowdown), "", "", fmt.Sprintf("%.2f", 1/ratio(samples[1], samples[0], byCPU))})
+	figures.rows = append(figures.rows, []string{"time per request, 1,000,000 / 1,000", fmt.Sprintf("%.2f", slowdown), "", "", fmt.Sprintf("%.2f", 1/r.ratio(many, few, byCPU))})
 	p.tables = []table{memory, figures}
 	p.how = []string{
 		machine(),

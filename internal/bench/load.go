@@ -42,7 +42,7 @@ type sample struct {
 // run sends requests for that many seconds.
 func (l *load) run(ctx context.Context, seconds int) (sample, error) {
 	argv := pinned(clientCore, "wrk", "-t", "1", "-c", strconv.Itoa(connections),
-		"-d", strconv.Itoa(seconds) + "s", "-s", l.script)
+		"-d", strconv.Itoa(seconds)+"s", "-s", l.script)
 	for _, h := range l.headers {
 		argv = append(argv, "-H", h)
 	}
@@ -82,62 +82,112 @@ func (l *load) run(ctx context.Context, seconds int) (sample, error) {
 	}, nil
 }
 
-// A round counts when each server had this share of its core: where the client
-// starves them, or a neighbour takes the core away, figures say little.
+// A measurement counts when the server had this share of its core: where the
+// client starves it, or a neighbour takes the core away, figures say little.
 const undisturbed = 0.90
 
-// inTurns measures all servers in turns, after a round that does not count,
-// and returns the samples per server. Disturbed rounds are made up for, by half
-// as many again at most; where too few are left, all of them count.
+func (s sample) disturbed() bool { return s.perSecond < undisturbed*s.perCPU }
+
+// rounds are what was measured in turns: per server, a sample a round.
+type rounds struct {
+	samples [][]sample
+	seconds int // of each
+	busy    bool
+}
+
+// fewest is how many measurements must count for a figure.
+const fewest = 3
+
+// inTurns measures all servers in turns, after a round that does not count.
+// Disturbed rounds are made up for, by half as many again at most.
 func inTurns(ctx context.Context, s settings, loads ...*load) (*rounds, error) {
-	samples, all := make([][]sample, len(loads)), make([][]sample, len(loads))
-	for round := 0; len(samples[0]) < s.rounds && round <= s.rounds+s.rounds/2; round++ {
-		var got []sample
-		least := 1.0
-		for _, l := range loads {
-			one, err := l.run(ctx, s.seconds)
+	r := &rounds{samples: make([][]sample, len(loads)), seconds: s.seconds}
+	for round, calm := 0, 0; calm < s.rounds && round <= s.rounds+s.rounds/2; round++ {
+		all := true
+		for i, l := range loads {
+			got, err := l.run(ctx, s.seconds)
 			if err != nil {
 				return nil, err
 			}
-			got = append(got, one)
-			least = min(least, one.perSecond/one.perCPU)
-			progress("round %d: %-18s %8.0f requests/s, p50 %v, p99 %v, %.0f%% of its core", round, l.server.name, one.perSecond, one.p50, one.p99, 100*one.perSecond/one.perCPU)
-		}
-		if round == 0 {
-			continue
-		}
-		for i := range loads {
-			all[i] = append(all[i], got[i])
-			if least >= undisturbed {
-				samples[i] = append(samples[i], got[i])
+			progress("round %d: %-18s %8.0f requests/s, p50 %v, p99 %v, %.0f%% of its core", round, l.server.name, got.perSecond, got.p50, got.p99, 100*got.perSecond/got.perCPU)
+			if round > 0 {
+				r.samples[i] = append(r.samples[i], got)
 			}
+			all = all && !got.disturbed()
+		}
+		if all && round > 0 {
+			calm++
 		}
 	}
-	r := &rounds{samples: samples, seconds: s.seconds, disturbed: len(all[0]) - len(samples[0])}
-	if len(samples[0]) < min(3, s.rounds) {
-		r.samples, r.included = all, true
+	for i := range loads {
+		if calm, _ := r.pairs(i, 0); len(calm) < min(fewest, s.rounds) {
+			r.busy = true
+		}
 	}
 	return r, nil
 }
 
-// rounds are the samples that count, per server.
-type rounds struct {
-	samples   [][]sample
-	seconds   int // of each
-	disturbed int
-	included  bool // the disturbed ones are, for want of others
+// pairs are the measurements of two servers that stood next to each other in
+// time, without the disturbed ones unless there are too few others.
+func (r *rounds) pairs(a, b int) (of, to []sample) {
+	for i := range r.samples[a] {
+		if x, y := r.samples[a][i], r.samples[b][i]; r.busy || !x.disturbed() && !y.disturbed() {
+			of, to = append(of, x), append(to, y)
+		}
+	}
+	return of, to
 }
 
-func (r *rounds) String() string {
-	text := fmt.Sprintf("The servers are measured in turns, %d s each, after a round that does not count; %d rounds are in the figures.", r.seconds, len(r.samples[0]))
-	if r.disturbed > 0 {
-		verb := "were left out"
-		if r.included {
-			verb = "are among them"
-		}
-		text += fmt.Sprintf(" %d in which some server had less than %.0f %% of its core %s.", r.disturbed, 100*undisturbed, verb)
+// ratio is that of all requests of a to all of b. No median of rounds: a server
+// that is fast in most seconds and collects garbage in the others is as fast as
+// all of them together.
+func (r *rounds) ratio(a, b int, by func(sample) float64) float64 {
+	of, to := r.pairs(a, b)
+	return mean(of, by) / mean(to, by)
+}
+
+// summary is a server's mean rates, and the median of its latencies.
+func (r *rounds) summary(server int) sample {
+	list, _ := r.pairs(server, server)
+	return sample{
+		perSecond: mean(list, bySecond),
+		p50:       time.Duration(middle(list, func(s sample) float64 { return float64(s.p50) })),
+		p99:       time.Duration(middle(list, func(s sample) float64 { return float64(s.p99) })),
+		perCPU:    mean(list, byCPU),
 	}
-	return text + " A ratio is the median of the rounds' ratios, a figure the median of the rounds."
+}
+
+// mean is that of rates over times of one length.
+func mean(list []sample, by func(sample) float64) float64 {
+	sum := 0.0
+	for _, s := range list {
+		sum += by(s)
+	}
+	return sum / float64(len(list))
+}
+
+func bySecond(s sample) float64 { return s.perSecond }
+func byCPU(s sample) float64    { return s.perCPU }
+
+func (r *rounds) String() string {
+	disturbed, all := 0, 0
+	for _, list := range r.samples {
+		for _, s := range list {
+			all++
+			if s.disturbed() {
+				disturbed++
+			}
+		}
+	}
+	text := fmt.Sprintf("The servers are measured in turns, %d s each, for %d rounds after one that does not count.", r.seconds, len(r.samples[0]))
+	if disturbed > 0 {
+		verb := "were left out"
+		if r.busy {
+			verb = "had to be taken all the same"
+		}
+		text += fmt.Sprintf(" %d of the %d measurements, in which the server had less than %.0f %% of its core, %s.", disturbed, all, 100*undisturbed, verb)
+	}
+	return text + " Rates are those of all rounds together, latencies the median of the rounds'."
 }
 
 // middle is the median of what f makes of the samples.
@@ -156,29 +206,6 @@ func median(values []float64) float64 {
 		return 0
 	}
 	return (values[(n-1)/2] + values[n/2]) / 2
-}
-
-func bySecond(s sample) float64 { return s.perSecond }
-func byCPU(s sample) float64    { return s.perCPU }
-
-// ratio is the median of the ratios, each of two measurements that stood next
-// to each other in time.
-func ratio(of, to []sample, by func(sample) float64) float64 {
-	var values []float64
-	for i := range of {
-		values = append(values, by(of[i])/by(to[i]))
-	}
-	return median(values)
-}
-
-// summary is the median of each figure.
-func summary(list []sample) sample {
-	return sample{
-		perSecond: middle(list, bySecond),
-		p50:       time.Duration(middle(list, func(s sample) float64 { return float64(s.p50) })),
-		p99:       time.Duration(middle(list, func(s sample) float64 { return float64(s.p99) })),
-		perCPU:    middle(list, byCPU),
-	}
 }
 
 // tools makes sure that what the measurement needs is there.

@@ -34,8 +34,8 @@ func main() {
 	flag.StringVar(&s.write, "write", "", "write the page to `FILE` as Markdown")
 	flag.BoolVar(&s.large, "large", false, "a million keys against a thousand")
 	flag.StringVar(&s.pprof, "pprof", "", "write a CPU profile of latchkey under this load into `DIR` instead of measuring")
-	flag.IntVar(&s.seconds, "seconds", 2, "length of one measurement")
-	flag.IntVar(&s.rounds, "rounds", 9, "measurements of each server; the median counts")
+	flag.IntVar(&s.seconds, "seconds", 1, "length of one measurement")
+	flag.IntVar(&s.rounds, "rounds", 17, "measurements of each server; the median counts")
 	flag.Parse()
 	if flag.NArg() > 0 || s.seconds < 1 || s.rounds < 1 {
 		flag.Usage()

@@ -10,6 +10,7 @@ import (
 // page is what a run found: goals first, then figures as context.
 type page struct {
 	title, what string
+	busy        bool // the machine was: what is measured is worth little
 	goals       []goal
 	tables      []table
 	how         []string
@@ -39,7 +40,11 @@ func (g goal) verdict() string {
 }
 
 func (p *page) goalTable() table {
-	t := table{title: "Goals", rows: [][]string{{"Goal", "Wanted", "Measured", ""}}}
+	t := table{title: "Goals"}
+	if p.busy {
+		t.title = "Goals (the machine was busy with other things: measure again)"
+	}
+	t.rows = append(t.rows, []string{"Goal", "Wanted", "Measured", ""})
 	for _, g := range p.goals {
 		t.rows = append(t.rows, []string{g.name, g.want, g.got, g.verdict()})
 	}

@@ -13,14 +13,14 @@ const (
 
 // comparison makes the page of the three servers.
 func comparison(answer int, r *rounds, lines []benchmark) *page {
-	samples := r.samples
-	constant, latchkey, opa := samples[0], samples[1], samples[2]
-	ofConstant, ofOPA := ratio(latchkey, constant, bySecond), ratio(latchkey, opa, bySecond)
-	p99, p99OPA := summary(latchkey).p99, summary(opa).p99
+	const constant, latchkey, opa = 0, 1, 2
+	ofConstant, ofOPA := r.ratio(latchkey, constant, bySecond), r.ratio(latchkey, opa, bySecond)
+	p99, p99OPA := r.summary(latchkey).p99, r.summary(opa).p99
 	p := &page{
 		title: "Benchmarks",
 		what: "What one decision over HTTP costs, next to a handler that answers a constant and next to a stock Open Policy Agent.\n" +
 			"`make bench` measures it anew; `make bench WRITE=1` rewrites this page.",
+		busy: r.busy,
 		goals: []goal{
 			{name: "Requests per second, latchkey / constant handler", want: fmt.Sprintf("≥ %.2f", wantOfConstant), got: fmt.Sprintf("%.2f", ofConstant), met: ofConstant >= wantOfConstant},
 			{name: "Requests per second, latchkey / OPA", want: fmt.Sprintf("≥ %.0f", wantOfOPA), got: fmt.Sprintf("%.1f", ofOPA), met: ofOPA >= wantOfOPA},
@@ -33,10 +33,10 @@ func comparison(answer int, r *rounds, lines []benchmark) *page {
 	compared := table{title: "Ratios", rows: [][]string{{"Requests, latchkey to", "per second", "per second of processor time", "p99 latency"}}}
 	figures := table{title: "Figures, as context", rows: [][]string{{"Server", "Requests/s", "p50", "p99", "Requests per second of processor time"}}}
 	for i, name := range []string{"constant handler", "latchkey", "OPA, yes or no", "OPA, with reasons"} {
-		figures.rows = append(figures.rows, summary(samples[i]).row(name))
-		if i != 1 {
-			compared.rows = append(compared.rows, []string{name, fmt.Sprintf("%.2f", ratio(latchkey, samples[i], bySecond)),
-				fmt.Sprintf("%.2f", ratio(latchkey, samples[i], byCPU)), fmt.Sprintf("%.2f", float64(p99)/float64(summary(samples[i]).p99))})
+		figures.rows = append(figures.rows, r.summary(i).row(name))
+		if i != latchkey {
+			compared.rows = append(compared.rows, []string{name, fmt.Sprintf("%.2f", r.ratio(latchkey, i, bySecond)),
+				fmt.Sprintf("%.2f", r.ratio(latchkey, i, byCPU)), fmt.Sprintf("%.2f", float64(p99)/float64(r.summary(i).p99))})
 		}
 	}
 	p.tables = []table{compared, figures}

@@ -21,14 +21,9 @@ const (
 	clientCore = "1"
 )
 
-// pinned runs a program on one core, before others where that is permitted, so
-// that neighbours disturb the measurement less.
+// pinned runs a program on one core.
 func pinned(core string, argv ...string) []string {
-	pin := []string{"taskset", "-c", core}
-	if os.Geteuid() == 0 {
-		pin = append([]string{"nice", "-n", "-15"}, pin...)
-	}
-	return append(pin, argv...)
+	return append([]string{"taskset", "-c", core}, argv...)
 }
 
 // process is a server under measurement, pinned to its core.
