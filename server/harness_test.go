@@ -177,7 +177,7 @@ func start(t testing.TB, change ...func(*options)) *api {
 		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
 	}
 	served := make(chan error, 1)
-	go func() { served <- s.Serve(ln) }()
+	go func() { served <- s.Serve(ln, nil) }()
 	a.stop = sync.OnceFunc(func() {
 		a.client.CloseIdleConnections()
 		ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)

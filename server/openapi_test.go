@@ -265,7 +265,7 @@ func startOpenAPI(t *testing.T, doc *openapiDocument, change func(*server.Config
 	s.url = "http://" + ln.Addr().String()
 	s.server = server.New(cfg)
 	served := make(chan error, 1)
-	go func() { served <- s.server.Serve(ln) }()
+	go func() { served <- s.server.Serve(ln, nil) }()
 	t.Cleanup(func() {
 		if err := s.server.Shutdown(context.Background()); err != nil {
 			t.Error(err)

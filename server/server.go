@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"crypto/sha256"
+	"crypto/tls"
 	"log/slog"
 	"net"
 	"strings"
@@ -125,8 +126,15 @@ func orDefault[T comparable](setting *T, value T) {
 	}
 }
 
-// Serve answers requests on ln until Shutdown.
-func (s *Server) Serve(ln net.Listener) error { return s.app.Listener(ln) }
+// Serve answers requests on ln until Shutdown, over TLS where a configuration
+// for it is given.
+func (s *Server) Serve(ln net.Listener, secure *tls.Config) error {
+	ln = lazyListener{ln}
+	if secure != nil {
+		ln = tls.NewListener(ln, secure)
+	}
+	return s.app.Listener(ln)
+}
 
 // Shutdown stops taking connections and waits for the requests that run, until
 // ctx ends.
@@ -142,6 +150,10 @@ const (
 // bodyLimit sees the request target as it was sent, absolute form and query
 // included, before anything of the body has been read.
 func bodyLimit(target string) int {
+	switch target {
+	case "/decision", "/access/v1/evaluation":
+		return decisionBody
+	}
 	if i := strings.IndexAny(target, "?#"); i >= 0 { // first: a query may hold "//" and paths
 		target = target[:i]
 	}

@@ -124,11 +124,12 @@ func (cmd *ServeCmd) Run(ctx context.Context, std streams) (err error) {
 	}
 	defer ln.Close() // the server has closed it, or never took it
 	baseURL := "http://" + ln.Addr().String()
-	if cmd.TLSCert != "" {
+	secure, err := cmd.tls()
+	if err != nil {
+		return err
+	}
+	if secure != nil {
 		baseURL = "https://" + ln.Addr().String()
-		if ln, err = cmd.tls(ln); err != nil {
-			return err
-		}
 	}
 	if ln.Addr().Network() == "unix" {
 		baseURL = "http://localhost"
@@ -155,7 +156,7 @@ func (cmd *ServeCmd) Run(ctx context.Context, std streams) (err error) {
 	var running sync.WaitGroup
 	running.Go(func() { n.loop(loops) })
 	served := make(chan error, 1)
-	go func() { served <- n.api.Serve(ln) }()
+	go func() { served <- n.api.Serve(ln, secure) }()
 	log.Info("serving", "listen", ln.Addr().String(), "private_listen", cmd.PrivateListen, "version", version(), "keys", n.table.Len())
 	select {
 	case err = <-served:

@@ -4,15 +4,17 @@ import (
 	"crypto/tls"
 	"crypto/x509"
 	"fmt"
-	"net"
 	"os"
 	"sync"
 	"time"
 )
 
-// tls wraps the listener. The certificate is read again when its file changes,
-// so that a renewal needs no restart.
-func (cmd *ServeCmd) tls(ln net.Listener) (net.Listener, error) {
+// tls is the configuration for it, nil for plain HTTP. The certificate is read
+// again when its file changes, so that a renewal needs no restart.
+func (cmd *ServeCmd) tls() (*tls.Config, error) {
+	if cmd.TLSCert == "" {
+		return nil, nil
+	}
 	pair := &keyPair{cert: cmd.TLSCert, key: cmd.TLSKey}
 	if _, err := pair.get(nil); err != nil {
 		return nil, err
@@ -29,7 +31,7 @@ func (cmd *ServeCmd) tls(ln net.Listener) (net.Listener, error) {
 		}
 		cfg.ClientAuth = tls.RequireAndVerifyClientCert
 	}
-	return tls.NewListener(ln, cfg), nil
+	return cfg, nil
 }
 
 // keyPair is a certificate that follows its file.

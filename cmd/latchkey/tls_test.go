@@ -89,10 +89,11 @@ func TestServe_TLSFollowsTheCertificateFileAndAsksForClients(t *testing.T) {
 		t.Fatal(err)
 	}
 	cmd := &ServeCmd{TLSCert: filepath.Join(dir, "cert.pem"), TLSKey: filepath.Join(dir, "key.pem"), TLSClientCA: filepath.Join(dir, "ca.pem")}
-	ln, err := cmd.tls(inner)
+	secure, err := cmd.tls()
 	if err != nil {
 		t.Fatal(err)
 	}
+	ln := tls.NewListener(inner, secure)
 	srv := &http.Server{Handler: http.HandlerFunc(func(http.ResponseWriter, *http.Request) {})}
 	go srv.Serve(ln) //nolint:errcheck // it ends with Close
 	defer srv.Close()
