@@ -1,7 +1,6 @@
 package authz
 
 import (
-	"encoding/hex"
 	"sync/atomic"
 	"time"
 
@@ -16,19 +15,56 @@ type KeyID uuid.UUID
 
 func (id KeyID) String() string { return uuid.UUID(id).String() }
 
+// dashes are the places of the dashes in the canonical form, as bytes of the
+// id that they stand before.
+const dashes = 1<<4 | 1<<6 | 1<<8 | 1<<10
+
 // ParseKeyID takes the canonical, lower-case form only, so that an id has one
 // spelling.
-func ParseKeyID(text string) (KeyID, bool) {
+func ParseKeyID(text string) (id KeyID, ok bool) {
 	if len(text) != 36 {
-		return KeyID{}, false
+		return id, false
 	}
-	for i := 0; i < len(text); i++ {
-		if 'A' <= text[i] && text[i] <= 'F' {
+	at := 0
+	for i := range id {
+		if dashes&(1<<i) != 0 {
+			if text[at] != '-' {
+				return KeyID{}, false
+			}
+			at++
+		}
+		high, low := fromHex[text[at]], fromHex[text[at+1]]
+		if high|low > 15 {
 			return KeyID{}, false
 		}
+		id[i] = high<<4 | low
+		at += 2
 	}
-	id, err := uuid.Parse(text)
-	return KeyID(id), err == nil
+	return id, true
+}
+
+const lowerHex = "0123456789abcdef"
+
+// fromHex gives a lower-case digit's value, 255 for anything else.
+var fromHex = func() (t [256]byte) {
+	for i := range t {
+		t[i] = 255
+	}
+	for i, c := range []byte(lowerHex) {
+		t[c] = byte(i)
+	}
+	return t
+}()
+
+// AppendText appends the canonical form.
+func (id KeyID) AppendText(b []byte) []byte {
+	for i, c := range id {
+		if dashes&(1<<i) != 0 {
+			b = append(b, '-')
+		}
+		b = append(b, lowerHex[c>>4], lowerHex[c&15])
+	}
+	return b
 }
 
 // Key is an access key's record, as stored and shown. It holds no secret.
@@ -188,16 +224,4 @@ type KeyTable interface {
 	AddSecret(Kid, SecretState)
 	// EndSecret brings the end of a secret nearer, never further.
 	EndSecret(Kid, latchkey.Instant)
-}
-
-// AppendText appends the canonical form.
-func (id KeyID) AppendText(b []byte) []byte {
-	const dashes = 1<<4 | 1<<6 | 1<<8 | 1<<10
-	for i, c := range id {
-		if dashes&(1<<i) != 0 {
-			b = append(b, '-')
-		}
-		b = hex.AppendEncode(b, []byte{c})
-	}
-	return b
 }

@@ -8,15 +8,16 @@ import (
 	"github.com/latchkey-dev/latchkey/authz"
 )
 
-// shards is how many locks the table has; a power of two.
-const shards = 256
+// shards is how many locks the table has; a power of two. More of them spread
+// a small table over more memory than the processor keeps near.
+const shards = 64
 
 // Table holds every access key and customer: about 210 bytes a key beside its
 // scopes, which equal keys share. Ended keys stay, so that a refusal can say
 // what became of them. Safe for concurrent use; the zero Table is empty.
 type Table struct {
-	secrets [shards]shard[authz.Kid, authz.SecretState]
-	keys    [shards]shard[authz.KeyID, *authz.KeyState]
+	secrets [shards]secretShard
+	keys    [shards]keyShard
 
 	mu        sync.RWMutex
 	customers map[string]*authz.Customer
@@ -26,59 +27,70 @@ type Table struct {
 
 var _ authz.KeyTable = (*Table)(nil)
 
-// shard is a map that only grows. Its values stand side by side in chunks, and
-// the index into them holds no pointers: a map of the values themselves stands
-// half empty, and the collector would walk all of it.
-type shard[K comparable, V any] struct {
-	mu    sync.RWMutex
-	index map[K]uint32
-	list  [][]V
+type keyShard struct {
+	mu   sync.RWMutex
+	keys map[authz.KeyID]*authz.KeyState
 }
 
-// chunk is how many values stand side by side.
+// secretShard keeps its secrets side by side in chunks, and an index into them
+// that holds no pointers: a map of the secrets themselves would stand half
+// empty, and the collector would walk all of it.
+type secretShard struct {
+	mu      sync.RWMutex
+	index   map[authz.Kid]uint32
+	secrets [][]authz.SecretState
+}
+
+// chunk is how many secrets stand side by side.
 const chunk = 64
 
-func (s *shard[K, V]) get(k K) (v V, ok bool) {
+func (s *secretShard) get(kid authz.Kid) (secret authz.SecretState, ok bool) {
 	s.mu.RLock()
-	i, ok := s.index[k]
+	i, ok := s.index[kid]
 	if ok {
-		v = s.list[i/chunk][i%chunk]
+		secret = s.secrets[i/chunk][i%chunk]
 	}
 	s.mu.RUnlock()
-	return v, ok
+	return secret, ok
 }
 
-// update puts what change makes of the present value, which is the zero V
-// where there is none.
-func (s *shard[K, V]) update(k K, change func(V, bool) V) {
+// update puts the given secret, at the earlier of its end and that of the one
+// that is known already.
+func (s *secretShard) update(kid authz.Kid, secret authz.SecretState) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if i, ok := s.index[k]; ok {
-		at := &s.list[i/chunk][i%chunk]
-		*at = change(*at, true)
+	if i, ok := s.index[kid]; ok {
+		known := &s.secrets[i/chunk][i%chunk]
+		secret.EndsAt = min(secret.EndsAt, known.EndsAt)
+		if secret.Key == nil { // an end, which says nothing else
+			known.EndsAt = secret.EndsAt
+			return
+		}
+		*known = secret
 		return
 	}
 	if s.index == nil {
-		s.index = map[K]uint32{}
+		s.index = map[authz.Kid]uint32{}
 	}
 	i := uint32(len(s.index))
 	if i%chunk == 0 {
-		s.list = append(s.list, make([]V, chunk))
+		s.secrets = append(s.secrets, make([]authz.SecretState, chunk))
 	}
-	var none V
-	s.list[i/chunk][i%chunk] = change(none, false)
-	s.index[k] = i
+	s.secrets[i/chunk][i%chunk] = secret
+	s.index[kid] = i
 }
 
 // Kids and key ids are random, so any of their bytes spread well; a base62
 // digit holds less than a byte, hence two.
-func kidShard(k authz.Kid) int   { return (int(k[10])*62 + int(k[11])) % shards }
-func keyShard(k authz.KeyID) int { return int(k[0]) % shards }
+func (t *Table) secretsOf(k authz.Kid) *secretShard {
+	return &t.secrets[(int(k[10])*62+int(k[11]))%shards]
+}
+func (t *Table) keysOf(k authz.KeyID) *keyShard { return &t.keys[int(k[0])%shards] }
 
 // Secret finds a secret by its kid.
 func (t *Table) Secret(kid authz.Kid) (authz.SecretState, bool) {
 	t.lookups.Add(1)
-	return t.secrets[kidShard(kid)].get(kid)
+	return t.secretsOf(kid).get(kid)
 }
 
 // Lookups counts the calls of Secret.
@@ -86,47 +98,42 @@ func (t *Table) Lookups() int64 { return t.lookups.Load() }
 
 // Key finds a key's state, nil when there is none.
 func (t *Table) Key(id authz.KeyID) *authz.KeyState {
-	k, _ := t.keys[keyShard(id)].get(id)
+	s := t.keysOf(id)
+	s.mu.RLock()
+	k := s.keys[id]
+	s.mu.RUnlock()
 	return k
 }
 
 // AddKey makes a key known; a known one keeps the earlier end.
 func (t *Table) AddKey(k *authz.KeyState) { t.know(k) }
 
-func (t *Table) know(k *authz.KeyState) (state *authz.KeyState) {
-	t.keys[keyShard(k.ID)].update(k.ID, func(known *authz.KeyState, ok bool) *authz.KeyState {
-		state = k
-		if ok {
-			known.Revoke(k.RevokedAt())
-			state = known
-		}
-		return state
-	})
-	return state
+func (t *Table) know(k *authz.KeyState) *authz.KeyState {
+	s := t.keysOf(k.ID)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if known := s.keys[k.ID]; known != nil {
+		known.Revoke(k.RevokedAt())
+		return known
+	}
+	if s.keys == nil {
+		s.keys = map[authz.KeyID]*authz.KeyState{}
+	}
+	s.keys[k.ID] = k
+	return k
 }
 
 // AddSecret makes a secret known, and its key where it is new. A secret that
 // is known already keeps the earlier end.
 func (t *Table) AddSecret(kid authz.Kid, s authz.SecretState) {
 	s.Key = t.know(s.Key)
-	t.secrets[kidShard(kid)].update(kid, func(known authz.SecretState, ok bool) authz.SecretState {
-		if ok {
-			s.EndsAt = min(s.EndsAt, known.EndsAt)
-		}
-		return s
-	})
+	t.secretsOf(kid).update(kid, s)
 }
 
 // EndSecret brings the end of a secret nearer; of one that is not known yet, it
 // is kept for when it becomes known.
 func (t *Table) EndSecret(kid authz.Kid, at latchkey.Instant) {
-	t.secrets[kidShard(kid)].update(kid, func(known authz.SecretState, ok bool) authz.SecretState {
-		if !ok {
-			return authz.SecretState{EndsAt: at}
-		}
-		known.EndsAt = min(known.EndsAt, at)
-		return known
-	})
+	t.secretsOf(kid).update(kid, authz.SecretState{EndsAt: at})
 }
 
 // Customer finds a customer, nil when there is none.
@@ -167,7 +174,7 @@ func (t *Table) Len() int {
 	for i := range t.keys {
 		s := &t.keys[i]
 		s.mu.RLock()
-		n += len(s.index)
+		n += len(s.keys)
 		s.mu.RUnlock()
 	}
 	return n

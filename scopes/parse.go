@@ -154,6 +154,7 @@ func (r *reading) scopes(v strictjson.Value, at string, besides []string) *Set {
 	if len(r.faults) == 0 && !set.gives() {
 		r.fault(at, "empty_scopes", "the scopes give nothing: no boolean is true and every list is empty")
 	}
+	set.compact()
 	return set
 }
 
@@ -173,7 +174,7 @@ func (r *reading) member(set *Set, name string, v strictjson.Value, at string) {
 		if len(entries) > 0 {
 			// Cloned, like every text below: the set must neither keep the whole
 			// body in memory nor change with it.
-			set.types = append(set.types, typeEntries{name: strings.Clone(name), entries: entries})
+			set.types = append(set.types, typeEntries{name: name, entries: entries})
 		}
 		if bit == 0 {
 			bit = foreign
@@ -264,7 +265,7 @@ func (r *reading) entry(v strictjson.Value, typ, at string) (e Entry) {
 	case !builtin && !validSelector(f.Text()):
 		r.fault(at+"/f", "invalid_selector", "a selector is 1 to 1024 bytes of UTF-8 without control characters")
 	default:
-		e.Selector = newSelector(strings.Clone(f.Text()))
+		e.Selector = newSelector(f.Text())
 	}
 	switch {
 	case p.Kind() != strictjson.Missing:
@@ -318,7 +319,7 @@ func (r *reading) actions(v strictjson.Value, at string) []string {
 		case name != "*" && (len(name) > MaxActionName || !latchkey.ValidName(name)):
 			r.fault(at, "invalid_action", `an action is "*" or a name ([A-Za-z0-9._:-], at most 64, first alphanumeric)`)
 		default:
-			list = append(list, strings.Clone(name))
+			list = append(list, name)
 		}
 	}
 	return list

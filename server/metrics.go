@@ -14,11 +14,17 @@ import (
 // anything else that a client chooses.
 type metrics struct {
 	seconds      *prometheus.HistogramVec
-	decisions    map[authz.ReasonCode]prometheus.Counter
+	decisions    []decisionCounter
 	other        prometheus.Counter
 	authFailures prometheus.Counter
 	unrouted     prometheus.Counter
 	panics       prometheus.Counter
+}
+
+// decisionCounter counts decisions by their first reason.
+type decisionCounter struct {
+	reason authz.ReasonCode
+	count  prometheus.Counter
 }
 
 // observers are a route's histograms by class of status, found once.
@@ -38,14 +44,16 @@ func newMetrics(registry *prometheus.Registry) *metrics {
 			Name: "latchkey_http_unrouted_total", Help: "Requests that reached no route: unknown paths, wrong methods, malformed or oversized."}),
 		panics: prometheus.NewCounter(prometheus.CounterOpts{
 			Name: "latchkey_http_panics_total", Help: "Requests that were answered 500 because of a bug."}),
-		decisions: map[authz.ReasonCode]prometheus.Counter{},
 	}
 	decisions := prometheus.NewCounterVec(prometheus.CounterOpts{
 		Name: "latchkey_decisions_total", Help: "Decisions made, by their first reason."}, []string{"result", "reason"})
-	for _, code := range []authz.ReasonCode{authz.ScopeMissing, authz.KeyUnknown, authz.KeyExpired, authz.KeyRevoked, authz.SubjectNotAllowed, authz.ValueNotPermitted, authz.NoGrant} {
-		m.decisions[code] = decisions.WithLabelValues("deny", string(code))
+	for _, code := range []authz.ReasonCode{authz.ScopePermits, authz.ScopeMissing, authz.KeyUnknown, authz.KeyExpired, authz.KeyRevoked, authz.SubjectNotAllowed, authz.ValueNotPermitted, authz.NoGrant} {
+		result := "deny"
+		if code == authz.ScopePermits {
+			result = "allow"
+		}
+		m.decisions = append(m.decisions, decisionCounter{code, decisions.WithLabelValues(result, string(code))})
 	}
-	m.decisions[authz.ScopePermits] = decisions.WithLabelValues("allow", string(authz.ScopePermits))
 	m.other = decisions.WithLabelValues("deny", "other")
 	registry.MustRegister(m.seconds, decisions, m.authFailures, m.unrouted, m.panics)
 	return m
@@ -53,9 +61,11 @@ func newMetrics(registry *prometheus.Registry) *metrics {
 
 func (m *metrics) decided(d *authz.Decision) {
 	if len(d.Reasons) > 0 {
-		if c, ok := m.decisions[d.Reasons[0].Code]; ok {
-			c.Inc()
-			return
+		for i := range m.decisions { // few, the common ones first
+			if m.decisions[i].reason == d.Reasons[0].Code {
+				m.decisions[i].count.Inc()
+				return
+			}
 		}
 	}
 	m.other.Inc()

@@ -112,7 +112,7 @@ func New(cfg Config) *Server {
 			// be somebody's second request (RFC 9112, 6.1).
 			h.SetConnectionClose()
 		}
-		return fasthttp.RequestConfig{MaxRequestBodySize: bodyLimit(string(h.RequestURI()))}
+		return fasthttp.RequestConfig{MaxRequestBodySize: bodyLimit(h.RequestURI())}
 	}
 	s.app.Server().NoDefaultServerHeader = true
 	s.routes()
@@ -149,11 +149,12 @@ const (
 
 // bodyLimit sees the request target as it was sent, absolute form and query
 // included, before anything of the body has been read.
-func bodyLimit(target string) int {
-	switch target {
+func bodyLimit(uri []byte) int {
+	switch string(uri) { // the common ones, without a copy
 	case "/decision", "/access/v1/evaluation":
 		return decisionBody
 	}
+	target := string(uri)
 	if i := strings.IndexAny(target, "?#"); i >= 0 { // first: a query may hold "//" and paths
 		target = target[:i]
 	}
