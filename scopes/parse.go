@@ -354,6 +354,11 @@ func (r *reading) restriction(v strictjson.Value, at string) *Restriction {
 		}
 		*into = strings.Clone(m.Text())
 	}
+	for _, t := range entityTypes {
+		if rest.EntityType == "" || r.regexps.match(rest.EntityType, string(t)) {
+			rest.types |= t.bit()
+		}
+	}
 	return rest
 }
 

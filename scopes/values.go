@@ -19,6 +19,18 @@ const (
 	EntityUint   EntityType = "uint"
 )
 
+var entityTypes = [...]EntityType{EntityString, EntityIP, EntityUint}
+
+// bit is the type's own in a mask of types; none for an unknown type.
+func (t EntityType) bit() uint8 {
+	for i, known := range entityTypes {
+		if t == known {
+			return 1 << i
+		}
+	}
+	return 0
+}
+
 // Canonical returns the one text by which a value is compared and stored, and
 // false when the value is malformed for the type. Strings are taken as they
 // are; an ip is an address, or a CIDR block without host bits, in netip's

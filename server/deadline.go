@@ -1,95 +1,101 @@
 package server
 
 import (
+	"errors"
 	"net"
 	"os"
 	"time"
 )
 
-// lazyListener makes connections whose deadlines are cheap to move. A server
-// sets three for every request, and each costs a tenth of a whole decision,
-// though hardly one of them ever passes.
-type lazyListener struct{ net.Listener }
+// timeouts bound how long a connection may keep its worker. See Config.
+type timeouts struct{ read, write, idle time.Duration }
+
+// timedListener makes connections that keep the timeouts themselves. A server
+// that sets its deadlines for every request spends a tenth of a decision on
+// them, and hardly one of them ever passes.
+type timedListener struct {
+	net.Listener
+	timeouts
+	now func() time.Time
+}
 
 // Accept implements net.Listener.
-func (l lazyListener) Accept() (net.Conn, error) {
-	c, err := l.Listener.Accept()
+func (l timedListener) Accept() (net.Conn, error) {
+	inner, err := l.Listener.Accept()
 	if err != nil {
 		return nil, err
 	}
-	return &lazyConn{Conn: c}, nil
+	now := l.now()
+	err = errors.Join(inner.SetReadDeadline(now.Add(l.read)), inner.SetWriteDeadline(now.Add(l.write)))
+	if err != nil { // it is gone already; reading from it will say so
+		return inner, nil
+	}
+	return &timedConn{Conn: inner, timeouts: l.timeouts, now: l.now, renewed: true}, nil
 }
 
-// lazyConn leaves an earlier deadline in force when it is asked for a later
-// one, and moves it only when it passes: reads and writes end when they should,
-// never later. A shorter deadline is set at once. As net/http and fasthttp use
-// a connection, one goroutine reads and one writes; each has its own side.
-type lazyConn struct {
+// timedConn looks at the clock only when a deadline passes. The one in force
+// may be left from an earlier request; then it passes early, and is renewed
+// once for the request, the wait or the reply that it was too early for. So:
+//
+//   - the first request arrives within read, any other within twice that,
+//     however slowly it trickles;
+//   - the next request begins within idle, and what is left of an earlier
+//     deadline;
+//   - a reply leaves within write, and what is left likewise.
+//
+// One goroutine reads and writes, as fasthttp does.
+type timedConn struct {
 	net.Conn
-	read, write deadline
-}
+	timeouts
+	now func() time.Time
 
-// deadline is what was asked for, and what is in force: that, or earlier.
-type deadline struct{ asked, inForce time.Time }
-
-// ask reports whether the deadline in force must be set anew.
-func (d *deadline) ask(t time.Time) bool {
-	d.asked = t
-	if !t.IsZero() && !d.inForce.IsZero() && !t.Before(d.inForce) {
-		return false
-	}
-	d.inForce = t
-	return true
-}
-
-// passed reports whether err is a deadline in force that passed before the one
-// that was asked for, which then takes its place.
-func (d *deadline) passed(err error, set func(time.Time) error) bool {
-	if err == nil || !os.IsTimeout(err) || d.asked.Equal(d.inForce) {
-		return false
-	}
-	d.inForce = d.asked
-	return set(d.asked) == nil
-}
-
-// SetReadDeadline implements net.Conn.
-func (c *lazyConn) SetReadDeadline(t time.Time) error {
-	if !c.read.ask(t) {
-		return nil
-	}
-	return c.Conn.SetReadDeadline(t)
-}
-
-// SetWriteDeadline implements net.Conn.
-func (c *lazyConn) SetWriteDeadline(t time.Time) error {
-	if !c.write.ask(t) {
-		return nil
-	}
-	return c.Conn.SetWriteDeadline(t)
-}
-
-// SetDeadline implements net.Conn: both, at once.
-func (c *lazyConn) SetDeadline(t time.Time) error {
-	c.read, c.write = deadline{t, t}, deadline{t, t}
-	return c.Conn.SetDeadline(t)
+	idling       bool // nothing of a request has arrived since the last reply
+	renewed      bool // the read deadline is this request's, or this wait's, own
+	writeRenewed bool
 }
 
 // Read implements net.Conn.
-func (c *lazyConn) Read(b []byte) (int, error) {
+func (c *timedConn) Read(b []byte) (int, error) {
 	for {
 		n, err := c.Conn.Read(b)
-		if n > 0 || !c.read.passed(err, c.Conn.SetReadDeadline) {
+		if n > 0 {
+			if c.idling {
+				// What was renewed was for the wait, and may lie far ahead.
+				if c.idling = false; c.renewed {
+					return n, c.renew(c.read)
+				}
+			}
 			return n, err
+		}
+		if err == nil || !os.IsTimeout(err) || c.renewed {
+			return n, err
+		}
+		wait := c.read
+		if c.idling {
+			wait = c.idle
+		}
+		if err := c.renew(wait); err != nil {
+			return 0, err
 		}
 	}
 }
 
-// Write implements net.Conn.
-func (c *lazyConn) Write(b []byte) (written int, err error) {
+func (c *timedConn) renew(wait time.Duration) error {
+	c.renewed = true
+	return c.Conn.SetReadDeadline(c.now().Add(wait))
+}
+
+// Write implements net.Conn. What is read next is another request.
+func (c *timedConn) Write(b []byte) (written int, err error) {
+	c.idling, c.renewed, c.writeRenewed = true, false, false
 	for {
 		n, err := c.Conn.Write(b[written:])
 		written += n
-		if !c.write.passed(err, c.Conn.SetWriteDeadline) {
+		if err == nil || !os.IsTimeout(err) || c.writeRenewed {
+			return written, err
+		}
+		c.writeRenewed = true
+		if err := c.Conn.SetWriteDeadline(c.now().Add(c.write)); err != nil {
 			return written, err
 		}
 	}

@@ -8,108 +8,142 @@ import (
 	"time"
 )
 
-// countingConn counts the deadlines that reach the connection itself.
-type countingConn struct {
-	net.Conn
-	reads, writes int
+const (
+	testRead  = 10 * time.Second
+	testWrite = 20 * time.Second
+	testIdle  = time.Minute
+)
+
+// oneConn is a listener with one connection.
+type oneConn struct {
+	net.Listener
+	conn net.Conn
 }
 
-func (c *countingConn) SetReadDeadline(t time.Time) error {
-	c.reads++
-	return c.Conn.SetReadDeadline(t)
-}
+func (l oneConn) Accept() (net.Conn, error) { return l.conn, nil }
 
-func (c *countingConn) SetWriteDeadline(t time.Time) error {
-	c.writes++
-	return c.Conn.SetWriteDeadline(t)
-}
-
-// inBubble runs test with a lazy connection, its other end, and a clock that
-// moves when everybody waits.
-func inBubble(t *testing.T, test func(t *testing.T, lazy *lazyConn, inner *countingConn, peer net.Conn)) {
+// timed runs test with a connection under the timeouts above, its other end,
+// and a clock that moves when everybody waits. looks counts the looks at it.
+func timed(t *testing.T, test func(t *testing.T, conn, peer net.Conn, looks *int)) {
 	synctest.Test(t, func(t *testing.T) {
 		here, there := net.Pipe()
-		defer here.Close()
-		defer there.Close()
-		inner := &countingConn{Conn: here}
-		test(t, &lazyConn{Conn: inner}, inner, there)
+		defer func() {
+			_ = here.Close()
+			_ = there.Close()
+			<-time.After(time.Minute) // for the peers to notice; no real time passes
+		}()
+		looks := 0
+		ln := timedListener{oneConn{conn: here}, timeouts{testRead, testWrite, testIdle}, func() time.Time { looks++; return time.Now() }}
+		conn, err := ln.Accept()
+		if err != nil {
+			t.Fatal(err)
+		}
+		test(t, conn, there, &looks)
 	})
 }
 
-func in(d time.Duration) time.Time { return time.Now().Add(d) }
-
-// waits reports after how long op timed out.
-func waits(t *testing.T, op func() (int, error)) time.Duration {
+// exchange is one request and its reply, at once.
+func exchange(t *testing.T, conn, peer net.Conn) {
 	t.Helper()
-	start := time.Now()
-	if _, err := op(); !os.IsTimeout(err) {
-		t.Fatalf("got %v, want a timeout", err)
+	go func() {
+		_, _ = peer.Write([]byte("q"))
+		_, _ = peer.Read(make([]byte, 1))
+	}()
+	if _, err := conn.Read(make([]byte, 1)); err != nil {
+		t.Fatal(err)
 	}
-	return time.Since(start)
+	if _, err := conn.Write([]byte("a")); err != nil {
+		t.Fatal(err)
+	}
+	synctest.Wait()
 }
 
-func TestLazyConn_ReadsAndWritesEndWhenTheyShould(t *testing.T) {
-	inBubble(t, func(t *testing.T, lazy *lazyConn, _ *countingConn, _ net.Conn) {
-		b := make([]byte, 1)
-		read := func() (int, error) { return lazy.Read(b) }
-		write := func() (int, error) { return lazy.Write(b) }
-		check := func(name string, set func(time.Time) error, op func() (int, error), deadlines ...time.Duration) {
-			t.Helper()
-			for _, d := range deadlines {
-				if err := set(in(d)); err != nil {
-					t.Fatal(err)
-				}
-			}
-			if got, want := waits(t, op), deadlines[len(deadlines)-1]; got != want {
-				t.Errorf("%s %v: ended after %v, want %v", name, deadlines, got, want)
-			}
+// trickle sends a byte a second until nobody reads.
+func trickle(peer net.Conn) {
+	for {
+		if _, err := peer.Write([]byte("x")); err != nil {
+			return
 		}
-		for _, deadlines := range [][]time.Duration{{10 * time.Second}, {10 * time.Second, time.Minute}, {time.Minute, 10 * time.Second}, {10 * time.Second, time.Minute, time.Second}, {0}} {
-			check("read", lazy.SetReadDeadline, read, deadlines...)
-			check("write", lazy.SetWriteDeadline, write, deadlines...)
-			check("read", lazy.SetDeadline, read, deadlines...)
+		<-time.After(time.Second)
+	}
+}
+
+// drain reads until it fails, and returns after how long and how.
+func drain(conn net.Conn) (time.Duration, error) {
+	start := time.Now()
+	for {
+		if _, err := conn.Read(make([]byte, 64)); err != nil {
+			return time.Since(start), err
 		}
+	}
+}
+
+func within(t *testing.T, what string, took time.Duration, err error, least, most time.Duration) {
+	t.Helper()
+	if !os.IsTimeout(err) || took < least || took > most {
+		t.Errorf("%s: ended after %v with %v, want a timeout between %v and %v", what, took, err, least, most)
+	}
+}
+
+func TestTimedConn_EndsARequestThatNeverFinishes(t *testing.T) {
+	timed(t, func(t *testing.T, conn, peer net.Conn, _ *int) {
+		took, err := drain(conn)
+		within(t, "nothing is sent", took, err, testRead, testRead)
 	})
-}
-
-func TestLazyConn_MovesAFarDeadlineFreely(t *testing.T) {
-	inBubble(t, func(t *testing.T, lazy *lazyConn, inner *countingConn, peer net.Conn) {
-		b := make([]byte, 1)
-		for range 1000 { // as a server does for each request on a connection
-			go func() { _, _ = peer.Write(b) }()
-			for _, d := range []time.Duration{10 * time.Second, time.Minute, 10 * time.Second} {
-				if err := lazy.SetReadDeadline(in(d)); err != nil {
-					t.Fatal(err)
-				}
-			}
-			if _, err := lazy.Read(b); err != nil {
-				t.Fatal(err)
-			}
-		}
-		if inner.reads > 1 {
-			t.Errorf("%d deadlines were set, want 1", inner.reads)
-		}
+	timed(t, func(t *testing.T, conn, peer net.Conn, _ *int) {
+		go trickle(peer)
+		took, err := drain(conn)
+		within(t, "the first request trickles", took, err, testRead, testRead)
+		_ = conn.Close()
 	})
+	for _, pause := range []time.Duration{0, 3 * time.Second, 15 * time.Second, 65 * time.Second} {
+		timed(t, func(t *testing.T, conn, peer net.Conn, _ *int) {
+			exchange(t, conn, peer)
+			go func() {
+				<-time.After(pause)
+				trickle(peer)
+			}()
+			took, err := drain(conn)
+			within(t, "a later request trickles, after "+pause.String(), took, err, pause+testRead, pause+2*testRead)
+			_ = conn.Close()
+		})
+	}
 }
 
-func TestLazyConn_WritesOnWhereADeadlineInForcePassedEarly(t *testing.T) {
-	inBubble(t, func(t *testing.T, lazy *lazyConn, _ *countingConn, peer net.Conn) {
-		if err := lazy.SetWriteDeadline(in(time.Second)); err != nil {
-			t.Fatal(err)
-		}
-		if err := lazy.SetWriteDeadline(in(time.Minute)); err != nil {
-			t.Fatal(err)
-		}
-		got := make([]byte, 0, 6)
-		go func() { // reads slowly, across the deadline that was first in force
-			b := make([]byte, 2)
+func TestTimedConn_EndsAWaitForTheNextRequest(t *testing.T) {
+	for range 3 {
+		timed(t, func(t *testing.T, conn, peer net.Conn, _ *int) {
 			for range 3 {
-				<-time.After(2 * time.Second)
+				exchange(t, conn, peer)
+			}
+			took, err := drain(conn)
+			within(t, "no further request", took, err, testIdle, testIdle+testRead)
+		})
+	}
+}
+
+func TestTimedConn_EndsAReplyThatNobodyReads(t *testing.T) {
+	timed(t, func(t *testing.T, conn, peer net.Conn, _ *int) {
+		exchange(t, conn, peer)
+		start := time.Now()
+		_, err := conn.Write([]byte("abc"))
+		within(t, "a reply", time.Since(start), err, testWrite, 2*testWrite)
+	})
+}
+
+func TestTimedConn_WritesAWholeReplyAcrossAnEarlyDeadline(t *testing.T) {
+	timed(t, func(t *testing.T, conn, peer net.Conn, _ *int) {
+		exchange(t, conn, peer)
+		var got []byte
+		go func() {
+			for range 3 {
+				<-time.After(9 * time.Second) // the first deadline lies at 20 s
+				b := make([]byte, 2)
 				n, _ := peer.Read(b)
 				got = append(got, b[:n]...)
 			}
 		}()
-		if n, err := lazy.Write([]byte("abcdef")); n != 6 || err != nil {
+		if n, err := conn.Write([]byte("abcdef")); n != 6 || err != nil {
 			t.Fatalf("wrote %d, %v", n, err)
 		}
 		synctest.Wait()
@@ -119,20 +153,13 @@ func TestLazyConn_WritesOnWhereADeadlineInForcePassedEarly(t *testing.T) {
 	})
 }
 
-func TestLazyConn_WithoutADeadlineWaitsOn(t *testing.T) {
-	inBubble(t, func(t *testing.T, lazy *lazyConn, _ *countingConn, peer net.Conn) {
-		b := make([]byte, 1)
-		for _, at := range []time.Time{in(time.Second), {}} {
-			if err := lazy.SetReadDeadline(at); err != nil {
-				t.Fatal(err)
-			}
+func TestTimedConn_DoesNotLookAtTheClockForEveryRequest(t *testing.T) {
+	timed(t, func(t *testing.T, conn, peer net.Conn, looks *int) {
+		for range 1000 {
+			exchange(t, conn, peer)
 		}
-		go func() {
-			<-time.After(time.Hour)
-			_, _ = peer.Write(b)
-		}()
-		if _, err := lazy.Read(b); err != nil {
-			t.Errorf("ended with %v", err)
+		if *looks > 1 {
+			t.Errorf("%d looks for 1000 requests, want the one at the start", *looks)
 		}
 	})
 }

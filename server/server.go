@@ -101,9 +101,6 @@ func New(cfg Config) *Server {
 		DisablePreParseMultipartForm: true,
 		BodyLimit:                    smallestBody,
 		ReadBufferSize:               8 << 10, // request line and headers
-		ReadTimeout:                  cfg.ReadTimeout,
-		WriteTimeout:                 cfg.WriteTimeout,
-		IdleTimeout:                  cfg.IdleTimeout,
 		ErrorHandler:                 s.unrouted,
 	})
 	s.app.Server().HeaderReceived = func(h *fasthttp.RequestHeader) fasthttp.RequestConfig {
@@ -129,7 +126,7 @@ func orDefault[T comparable](setting *T, value T) {
 // Serve answers requests on ln until Shutdown, over TLS where a configuration
 // for it is given.
 func (s *Server) Serve(ln net.Listener, secure *tls.Config) error {
-	ln = lazyListener{ln}
+	ln = timedListener{ln, timeouts{read: s.cfg.ReadTimeout, write: s.cfg.WriteTimeout, idle: s.cfg.IdleTimeout}, wallClock}
 	if secure != nil {
 		ln = tls.NewListener(ln, secure)
 	}

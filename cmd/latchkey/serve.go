@@ -40,8 +40,8 @@ type ServeCmd struct {
 	TrustedProxies int           `help:"Proxies in front, each adding to X-Forwarded-For; the source is taken that many hops from the right." default:"0" env:"LATCHKEY_TRUSTED_PROXIES"`
 	LogDecisions   float64       `help:"Share of decisions to log, 0 to 1; failures are always logged." default:"0" env:"LATCHKEY_LOG_DECISIONS"`
 	LogLevel       string        `help:"Least level of the log: ${enum}." enum:"debug,info,warn,error" default:"info" env:"LATCHKEY_LOG_LEVEL"`
-	ReadTimeout    time.Duration `help:"Time for a whole request to arrive." default:"10s" env:"LATCHKEY_READ_TIMEOUT"`
-	WriteTimeout   time.Duration `help:"Time for a whole reply to leave." default:"10s" env:"LATCHKEY_WRITE_TIMEOUT"`
+	ReadTimeout    time.Duration `help:"Time for a whole request to arrive; a later one on the same connection may take twice that." default:"10s" env:"LATCHKEY_READ_TIMEOUT"`
+	WriteTimeout   time.Duration `help:"Time for a whole reply to leave; a later one on the same connection may take twice that." default:"10s" env:"LATCHKEY_WRITE_TIMEOUT"`
 	IdleTimeout    time.Duration `help:"Time that a connection may wait for its next request." default:"60s" env:"LATCHKEY_IDLE_TIMEOUT"`
 	StopTimeout    time.Duration `help:"Time for running requests to end after SIGTERM." default:"10s" env:"LATCHKEY_STOP_TIMEOUT"`
 
