@@ -1,6 +1,8 @@
 # latchkey: `make help` lists what there is.
 .DEFAULT_GOAL := help
 GO ?= go
+# Where goroutines meet; the other packages have none of their own.
+RACE ?= ./authz ./cache ./server ./store ./internal/strictjson
 export CGO_ENABLED := 0
 
 .PHONY: help build run test race fuzz lint check demo bench bench-large docs clean
@@ -30,7 +32,7 @@ fuzz: ## run every fuzz target for a while (FUZZTIME=30s)
 	./.ci/fuzz $(or $(FUZZTIME),30s)
 
 race: ## run the tests under the race detector (needs a C compiler)
-	CGO_ENABLED=1 $(GO) test -race $(or $(RACE),./...)
+	CGO_ENABLED=1 $(GO) test -race $(RACE)
 
 lint: ## vet, formatting, and golangci-lint where it is installed
 	@test -z "$$(gofmt -l .)" || { gofmt -l .; echo 'gofmt would change these'; exit 1; }

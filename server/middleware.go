@@ -7,6 +7,7 @@ import (
 	"net/url"
 	"strings"
 	"time"
+	"unsafe"
 
 	"github.com/gofiber/fiber/v2"
 
@@ -204,7 +205,15 @@ func (r *request) readBody() error {
 	if !isMediaType(h.ContentType(), r.route.body) {
 		return latchkey.Errorf(latchkey.UnsupportedMedia, "unsupported_media_type", "want Content-Type: %s", r.route.body)
 	}
-	r.body = string(r.c.Request().Body())
+	if body := r.c.Request().Body(); r.route.decision {
+		// Decisions keep nothing of their request, so its text may stand in a
+		// buffer that the next request on r writes over: what a request leaves
+		// behind is what the collector has to walk a million keys for.
+		r.buffer = append(r.buffer[:0], body...)
+		r.body = unsafe.String(unsafe.SliceData(r.buffer), len(r.buffer)) //nolint:gosec // as said; reset by release
+	} else {
+		r.body = string(body)
+	}
 	if r.route.body != fiber.MIMEApplicationJSON {
 		return nil
 	}

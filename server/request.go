@@ -21,7 +21,8 @@ import (
 
 // request is one request on its way, taken from a pool: nothing of it may
 // outlive the handler. Body and everything parsed from it are one copy of what
-// the connection's buffer held.
+// the connection's buffer held; on decision routes that copy is written over by
+// the next request.
 type request struct {
 	s      *Server
 	c      *fiber.Ctx
@@ -32,6 +33,7 @@ type request struct {
 	head   head
 	caller authz.Caller
 	body   string
+	buffer []byte // of the body, on decision routes
 	doc    strictjson.Doc
 
 	question authz.Request
