@@ -325,12 +325,14 @@ func keyResource(id KeyID, keyname string) audit.Resource {
 // changes writes a JSON object of strings.
 func changes(pairs ...string) string {
 	b := []byte{'{'}
-	for i := 0; i < len(pairs); i += 2 {
-		if i > 0 {
+	for i, text := range pairs {
+		switch {
+		case i%2 == 1:
+			b = append(b, ':')
+		case i > 0:
 			b = append(b, ',')
 		}
-		b = append(strictjson.AppendString(b, pairs[i]), ':')
-		b = strictjson.AppendString(b, pairs[i+1])
+		b = strictjson.AppendString(b, text)
 	}
 	return string(append(b, '}'))
 }

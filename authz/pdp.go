@@ -99,7 +99,6 @@ func (p *PDP) decide(d *Decision, c *Customer, q *Request, now latchkey.Instant)
 // its handle. A refusal comes with the key only where the key is the
 // customer's own.
 func (p *PDP) subject(c *Customer, q *Request, now latchkey.Instant) (key *KeyState, endsAt latchkey.Instant, refusal ReasonCode) {
-	endsAt = latchkey.Never
 	var status Status
 	switch {
 	case q.Subject.Type != SubjectAccessKey:

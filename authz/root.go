@@ -3,6 +3,7 @@ package authz
 import (
 	"context"
 	"crypto/subtle"
+	"errors"
 	"sync/atomic"
 
 	"github.com/google/uuid"
@@ -85,7 +86,7 @@ func (r *RootKey) Establish(ctx context.Context, fixed *Token, now latchkey.Inst
 	})
 	r.fixed = fixed != nil
 	switch {
-	case err == errUnchanged:
+	case errors.Is(err, errUnchanged):
 		return nil, nil
 	case err != nil:
 		return nil, err

@@ -92,7 +92,7 @@ const maxWideFolds = 4
 func estimate(re *syntax.Regexp) int {
 	const enough = 1 << 20
 	n := 1
-	switch re.Op {
+	switch re.Op { //nolint:exhaustive // the others are one instruction and what is below them
 	case syntax.OpLiteral:
 		n = len(re.Rune)
 	case syntax.OpRepeat:

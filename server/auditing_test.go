@@ -206,7 +206,7 @@ func TestAudit_VerifyNamesAForgedEvent(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer db.Close() //nolint:errcheck // a test's own look
+	defer db.Close() // a test's own look
 	if _, err := db.Exec(`UPDATE audit_events SET actor_id = 'nobody' WHERE chain = 'default' AND seq = 1`); err != nil {
 		t.Fatal(err)
 	}

@@ -60,7 +60,7 @@ func (a *api) try(method, path, credential, body string, headers ...string) (*re
 	if err != nil {
 		return nil, err
 	}
-	defer res.Body.Close() //nolint:errcheck // read whole
+	defer res.Body.Close() // read whole
 	text, err := readAll(res.Body)
 	if err != nil {
 		return nil, err

@@ -82,7 +82,7 @@ func (c *timedConn) Read(b []byte) (int, error) {
 
 func (c *timedConn) renew(wait time.Duration) error {
 	c.renewed = true
-	return c.Conn.SetReadDeadline(c.now().Add(wait))
+	return c.SetReadDeadline(c.now().Add(wait))
 }
 
 // Write implements net.Conn. What is read next is another request.
@@ -95,7 +95,7 @@ func (c *timedConn) Write(b []byte) (written int, err error) {
 			return written, err
 		}
 		c.writeRenewed = true
-		if err := c.Conn.SetWriteDeadline(c.now().Add(c.write)); err != nil {
+		if err := c.SetWriteDeadline(c.now().Add(c.write)); err != nil {
 			return written, err
 		}
 	}

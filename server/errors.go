@@ -148,7 +148,7 @@ func (s *Server) unrouted(c *fiber.Ctx, err error) error {
 	}
 	r := s.acquire(c, nil)
 	defer s.release(r)
-	r.refuse(e)
+	_ = r.refuse(e)
 	s.metrics.unrouted.Inc()
 	return nil
 }

@@ -47,7 +47,7 @@ func (w *wire) answer() (status int, header http.Header, body string) {
 	if err != nil {
 		w.Fatalf("read the answer: %v", err)
 	}
-	defer res.Body.Close() //nolint:errcheck // read whole
+	defer res.Body.Close() // read whole
 	body, err = readAll(res.Body)
 	if err != nil {
 		w.Fatalf("read the answer: %v", err)

@@ -63,6 +63,7 @@ func (db *DB) Events(ctx context.Context, chain string, f audit.Filter) ([]audit
 		add(`seq < `, f.Before)
 	}
 	args = append(args, f.Limit)
+	//nolint:gosec // what is put together is written above; values are parameters
 	found, err := db.read.QueryContext(ctx, `SELECT `+eventColumns+` FROM audit_events WHERE `+strings.Join(where, ` AND `)+
 		` ORDER BY seq DESC LIMIT $`+strconv.Itoa(len(args)), args...)
 	list, err := collect(found, err, scanEvent)

@@ -82,6 +82,7 @@ func (db *DB) Keys(ctx context.Context, q authz.KeyQuery) (authz.KeyPage, error)
 		never := arg(int64(latchkey.Never))
 		order = ` ORDER BY CASE WHEN k.revoked_at = ` + never + ` THEN 1 ELSE 0 END, k.revoked_at` + direction + `, k.id`
 	}
+	//nolint:gosec // what is put together is written above; values are parameters
 	found, err := db.read.QueryContext(ctx, `SELECT `+keyColumns+from+order+` LIMIT `+arg(q.Limit)+` OFFSET `+arg(q.Offset), args...)
 	if page.Keys, err = collect(found, err, scanKey); err != nil {
 		return page, refine(fmt.Errorf("list keys: %w", err))

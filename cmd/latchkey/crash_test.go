@@ -99,7 +99,7 @@ func TestServe_LosesNoAcknowledgedWrite(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			defer p.end(syscall.SIGKILL) //nolint:errcheck // the test is over
+			defer p.end(syscall.SIGKILL) // the test is over
 			root, err := rootKey(data)
 			if err != nil {
 				t.Fatal(err)
@@ -186,7 +186,7 @@ func TestServe_FullDiskRefusesChangesAndGoesOnDeciding(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer p.end(syscall.SIGKILL) //nolint:errcheck // the test is over
+	defer p.end(syscall.SIGKILL) // the test is over
 	checkAll(t, p, root, ids)
 	countAgrees(t, data)
 }

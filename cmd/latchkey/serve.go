@@ -109,7 +109,7 @@ func listen(address string) (net.Listener, error) {
 	if err != nil {
 		return nil, err
 	}
-	return ln, os.Chmod(path, 0o660)
+	return ln, os.Chmod(path, 0o660) //nolint:gosec // the group is whom the socket is shared with
 }
 
 // Run serves until the context ends, then lets running requests finish.

@@ -95,7 +95,7 @@ func TestServe_TLSFollowsTheCertificateFileAndAsksForClients(t *testing.T) {
 	}
 	ln := tls.NewListener(inner, secure)
 	srv := &http.Server{Handler: http.HandlerFunc(func(http.ResponseWriter, *http.Request) {})}
-	go srv.Serve(ln) //nolint:errcheck // it ends with Close
+	go srv.Serve(ln) // it ends with Close
 	defer srv.Close()
 
 	get := func(client *authority) (*tls.ConnectionState, error) {

@@ -52,15 +52,11 @@ func (v Value) True() bool { return v.Kind() == Bool && v.Raw() == "true" }
 // Len counts an array's elements or an object's members.
 func (v Value) Len() int {
 	n := 0
-	switch v.Kind() {
-	case Array:
-		for range v.Elements() {
-			n++
-		}
-	case Object:
-		for range v.Members() {
-			n++
-		}
+	for range v.Elements() {
+		n++
+	}
+	for range v.Members() {
+		n++
 	}
 	return n
 }
