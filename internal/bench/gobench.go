@@ -27,7 +27,7 @@ func goBenchmarks(ctx context.Context) ([]benchmark, error) {
 	var all []benchmark
 	for _, pkg := range benchmarked {
 		progress("benchmarks of %s", pkg)
-		cmd := exec.CommandContext(ctx, "go", "test", "-run", "^$", "-bench", ".", "-benchmem", "-benchtime", "200ms", "-count", "3", "-cpu", "1", "./"+pkg)
+		cmd := exec.CommandContext(ctx, "go", "test", "-run", "^$", "-bench", ".", "-benchmem", "-benchtime", "1s", "-count", "3", "-cpu", "1", "./"+pkg)
 		var stderr bytes.Buffer
 		cmd.Stderr = &stderr
 		out, err := cmd.Output()
