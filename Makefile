@@ -37,7 +37,7 @@ race: ## run the tests under the race detector (needs a C compiler)
 lint: ## vet, formatting, and golangci-lint where it is installed
 	@test -z "$$(gofmt -l .)" || { gofmt -l .; echo 'gofmt would change these'; exit 1; }
 	$(GO) vet ./...
-	@if command -v golangci-lint >/dev/null; then golangci-lint run; else echo 'golangci-lint is not installed: skipped'; fi
+	@if command -v golangci-lint >/dev/null; then GOLANGCI_LINT_CACHE=$(CURDIR)/bin/lint-cache golangci-lint run; else echo 'golangci-lint is not installed: skipped'; fi
 
 check: lint test race ## what CI runs
 
