@@ -12,7 +12,7 @@ import (
 // record keeps.
 func FuzzParse(f *testing.F) {
 	for _, text := range []string{
-		seedSets, seedPost, seedGet, busy, `{"customer": {"doc": [{"f": "\u00e9\ufeff*", "a": ["*", "x"], "p": 15}]}}`, withFilter(`(?i)[[:alpha:](?m)]\Q(?m)\E`),
+		exampleSets, examplePost, exampleGet, busy, `{"customer": {"doc": [{"f": "\u00e9\ufeff*", "a": ["*", "x"], "p": 15}]}}`, withFilter(`(?i)[[:alpha:](?m)]\Q(?m)\E`),
 		withFilter(`((a{100}){100}){100}`), withFilter(`[]a-](?m)^`), `{"customer": {"a": [{"p": 7, "f": "a**"}], "access_keys": ["sets", "*"], "decision": false}}`, `{"customer":`, `null`,
 	} {
 		f.Add(text, "staging", "A.B")

@@ -11,7 +11,7 @@ import (
 	"github.com/tidwall/gjson"
 )
 
-func TestCreate_AnswersTheSeedsRecordWithTheSecretOnce(t *testing.T) {
+func TestCreate_AnswersTheRecordWithTheSecretOnce(t *testing.T) {
 	t.Parallel()
 	a := start(t)
 	r := a.do("POST", "/v1/access_keys", a.root, newKeyBody(`{"decision":true}`, `"expires_at":"2027-12-31T23:59:59Z"`)).is(http.StatusCreated)

@@ -335,8 +335,8 @@ func TestLastUse_IsRecordedOnceAMinuteOutsideTheRequest(t *testing.T) {
 	}
 }
 
-// TestSeed_TheWorkedExamplePermitsItsFiveBullets is seed 004's key.
-func TestSeed_TheWorkedExamplePermitsItsFiveBullets(t *testing.T) {
+// TestExamples_TheWorkedExamplePermitsItsFiveBullets is the access-key document's key.
+func TestExamples_TheWorkedExamplePermitsItsFiveBullets(t *testing.T) {
 	t.Parallel()
 	a := start(t)
 	k := a.made(a.do("POST", "/v1/access_keys", a.root, `{"scopes":{"customer":{"decision":true,"access_keys":["*"],`+

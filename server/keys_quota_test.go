@@ -10,7 +10,7 @@ import (
 
 func TestQuota_TheEleventhKeyIsRefused(t *testing.T) {
 	t.Parallel()
-	for status, set := range map[int]int{500: 0, 409: 409} { // 500 is the seed's
+	for status, set := range map[int]int{500: 0, 409: 409} { // 500 is the access-key document's
 		a := start(t, func(o *options) { o.config.TooManyKeysStatus = set })
 		for range 10 {
 			a.create(`{"decision":true}`)

@@ -7,18 +7,18 @@ import (
 	"github.com/latchkey-dev/latchkey/scopes"
 )
 
-// The examples of seed 004, as they stand there.
+// The examples of the access-key document, as they stand there.
 const (
-	seedList = `{"customer": {"decision": true, "audit_events": true, "access_keys": ["access_keys", "audit_events", "decision", "policies", "sets"]},
+	exampleList = `{"customer": {"decision": true, "audit_events": true, "access_keys": ["access_keys", "audit_events", "decision", "policies", "sets"]},
 		"metadata": {"username": "dale.cooper", "keyname": "dale.cooper"}}`
-	seedStar = `{"customer": {"decision": true, "audit_events": true, "access_keys": ["*"]},
+	exampleStar = `{"customer": {"decision": true, "audit_events": true, "access_keys": ["*"]},
 		"metadata": {"username": "dale.cooper", "keyname": "dale.cooper"}}`
-	seedWorked = `{"customer": {"decision": true, "access_keys": ["*"], "policies": [{"f": "*", "p": 2}, {"f": "staging", "p": 4}]},
+	exampleWorked = `{"customer": {"decision": true, "access_keys": ["*"], "policies": [{"f": "*", "p": 2}, {"f": "staging", "p": 4}]},
 		"metadata": {"username": "dale.cooper", "keyname": "dashboard_dale.cooper"}}`
-	seedSets = `{"customer": {"decision": true, "access_keys": ["*"],
+	exampleSets = `{"customer": {"decision": true, "access_keys": ["*"],
 		"sets": [{"f": "*", "p": 15, "r": {"entity_type": "^string$", "filter": "^[A-Z]+\\.[A-Z]+$"}}]}}`
-	seedPost = `{"customer": {"decision": true}}`
-	seedGet  = `{"customer": {"policies": [{"f": "*", "p": 2}]}}`
+	examplePost = `{"customer": {"decision": true}}`
+	exampleGet  = `{"customer": {"policies": [{"f": "*", "p": 2}]}}`
 )
 
 func parseBeside(t *testing.T, text string) *scopes.Set {
@@ -34,20 +34,20 @@ func parseBeside(t *testing.T, text string) *scopes.Set {
 	return set
 }
 
-func TestSeed_ReadsEveryExample(t *testing.T) {
-	for _, text := range []string{seedList, seedStar, seedWorked, seedSets, seedPost, seedGet} {
+func TestExamples_ReadsEveryExample(t *testing.T) {
+	for _, text := range []string{exampleList, exampleStar, exampleWorked, exampleSets, examplePost, exampleGet} {
 		parseBeside(t, text)
 	}
-	list, star := parseBeside(t, seedList), parseBeside(t, seedStar)
-	for _, other := range []string{seedList, seedStar, seedWorked, seedSets, seedPost, seedGet} {
+	list, star := parseBeside(t, exampleList), parseBeside(t, exampleStar)
+	for _, other := range []string{exampleList, exampleStar, exampleWorked, exampleSets, examplePost, exampleGet} {
 		if !list.Sees(parseBeside(t, other)) || !star.Sees(parseBeside(t, other)) {
 			t.Errorf("the complete list and its star do not both see %s", other)
 		}
 	}
 }
 
-func TestSeed_WorkedExamplePermitsItsFiveBulletsAndNoMore(t *testing.T) {
-	set := parseBeside(t, seedWorked)
+func TestExamples_WorkedExamplePermitsItsFiveBulletsAndNoMore(t *testing.T) {
+	set := parseBeside(t, exampleWorked)
 	if !set.Has(scopes.Decision) {
 		t.Error("it may not call /decision")
 	}
@@ -73,7 +73,7 @@ func TestSeed_WorkedExamplePermitsItsFiveBulletsAndNoMore(t *testing.T) {
 	}
 }
 
-func TestSeed_FiltersAdmitWhatTheySpell(t *testing.T) {
+func TestExamples_FiltersAdmitWhatTheySpell(t *testing.T) {
 	const ipFilter = `^[0-1][0-3][0-5]\\.[0-9]{1,3}\\.[0-9]{1,3}\\.[0-9]{1,3}$`
 	tests := []struct {
 		entityType, filter string
