@@ -29,11 +29,15 @@ const (
 
 // Fault is one thing wrong with a request. Pointer is an RFC 6901 JSON
 // pointer into the body, or empty for the whole of it; for what is not in the
-// body it names the place ("query:limit", "header:Prefer").
+// body it names the place ("query:limit", "header:Prefer"). Line and Column,
+// both from 1, say where in a text that is itself a program; 0 where they mean
+// nothing.
 type Fault struct {
 	Pointer string `json:"pointer"`
 	Code    string `json:"code"`
 	Detail  string `json:"detail"`
+	Line    int    `json:"line,omitempty"`
+	Column  int    `json:"column,omitempty"`
 }
 
 // Error is how every refusal and failure travels between rooms. Code is for

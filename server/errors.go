@@ -116,6 +116,10 @@ func appendProblem(b []byte, e *latchkey.Error, status int, instance, id string)
 		text("pointer", f.Pointer)
 		text("code", f.Code)
 		text("detail", f.Detail)
+		if f.Line > 0 {
+			b = append(strconv.AppendInt(append(b, `"line":`...), int64(f.Line), 10), `,"column":`...)
+			b = append(strconv.AppendInt(b, int64(f.Column), 10), ',')
+		}
 		b[len(b)-1] = '}'
 	}
 	return append(b, `]}`...)
