@@ -28,12 +28,12 @@ var edges = map[string][]string{
 	"policies": {"scopes", "audit"},
 	"authz":    {"scopes", "audit", "policies"},
 
-	"store": {"authz", "audit", "scopes"},
+	"store": {"authz", "audit", "scopes", "policies"},
 	"cache": {"authz"},
 
-	"server": {"authz", "audit", "scopes"},
+	"server": {"authz", "audit", "scopes", "policies"},
 
-	"cmd/latchkey": {"scopes", "audit", "authz", "store", "cache", "server", "internal/keyring"},
+	"cmd/latchkey": {"scopes", "policies", "audit", "authz", "store", "cache", "server", "internal/keyring"},
 
 	// Programs of the workshop; nothing of the product imports them.
 	"internal/bench":     {"scopes", "authz", "store", "cache", "internal/keyring"},

@@ -4,6 +4,7 @@ import (
 	"math/rand/v2"
 
 	"github.com/latchkey-dev/latchkey"
+	"github.com/latchkey-dev/latchkey/policies"
 	"github.com/latchkey-dev/latchkey/scopes"
 )
 
@@ -18,7 +19,11 @@ const (
 	KeyRevoked        ReasonCode = "key_revoked"
 	SubjectNotAllowed ReasonCode = "subject_not_allowed"
 	ValueNotPermitted ReasonCode = "value_not_permitted"
+	GrantPermits      ReasonCode = "grant_permits"
 	NoGrant           ReasonCode = "no_grant"
+	PolicyRule        ReasonCode = "policy_rule"    // a rule of the policy decided
+	PolicyDefault     ReasonCode = "policy_default" // no rule matched
+	PolicyError       ReasonCode = "policy_error"   // the policy could not be evaluated
 )
 
 // Reason is one cause of a decision.
@@ -33,6 +38,12 @@ type Reason struct {
 	Permission string
 	// Indexes and RemovedIndexes point at the values that were refused.
 	Indexes, RemovedIndexes []int
+	// Policy names the policy that the reason rests on, "" for none; Rule is the
+	// label of its rule, Failure why it could not be evaluated, and Detail what a
+	// Rego policy itself gives as a reason, in JSON.
+	Policy, Rule string
+	Failure      policies.Failure
+	Detail       string
 }
 
 // Decision is the answer. The zero Decision denies, with no reason and an
@@ -43,6 +54,18 @@ type Decision struct {
 	Reasons []Reason
 	// ExpiresAt is the latest instant until which a PEP may reuse the answer.
 	ExpiresAt latchkey.Instant
+	// Action is "allow", "deny", or the word of the policy's author.
+	Action string
+	// Policy is the one that was asked, nil for the built-in one and where the
+	// ceiling alone decided. Rule is the label of the rule that matched.
+	Policy *policies.Policy
+	Rule   string
+	// Obligations is a JSON array of what the PEP must also do; "" is none.
+	Obligations string
+	// Failure says why the policy could not be evaluated; nil where it could.
+	Failure *policies.EvaluationError
+
+	input policies.Input // of the policy; reused
 }
 
 // DecisionID names one answer: dec_ and 128 random bits in URL-safe base64.
@@ -61,8 +84,13 @@ func newDecisionID() (id DecisionID) {
 	return id
 }
 
+// begin makes d an answer that denies and says nothing yet.
+func (d *Decision) begin(until latchkey.Instant) {
+	*d = Decision{ID: newDecisionID(), Action: "deny", Reasons: d.Reasons[:0], ExpiresAt: until}
+}
+
 // deny ends a decision with one reason.
 func (d *Decision) deny(r Reason) {
-	d.Permit = false
+	d.Permit, d.Action = false, "deny"
 	d.Reasons = append(d.Reasons[:0], r)
 }

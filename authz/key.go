@@ -7,6 +7,7 @@ import (
 	"github.com/google/uuid"
 
 	"github.com/latchkey-dev/latchkey"
+	"github.com/latchkey-dev/latchkey/policies"
 	"github.com/latchkey-dev/latchkey/scopes"
 )
 
@@ -191,10 +192,13 @@ type SecretState struct {
 	Key    *KeyState
 }
 
-// Customer is a tenant in memory. Immutable but for its end.
+// Customer is a tenant in memory.
 type Customer struct {
-	ID      string
-	deleted atomic.Bool
+	ID string
+	// Policies is the customer's snapshot in force.
+	Policies policies.Live
+	deleted  atomic.Bool
+	turns    turns
 }
 
 // Deleted reports whether the customer has ended, its keys with it. A nil

@@ -1,34 +1,56 @@
 package authz
 
 import (
+	"errors"
 	"net/netip"
 	"strings"
 	"time"
 
 	"github.com/latchkey-dev/latchkey"
+	"github.com/latchkey-dev/latchkey/internal/strictjson"
+	"github.com/latchkey-dev/latchkey/policies"
 	"github.com/latchkey-dev/latchkey/scopes"
 )
 
-// PDP is the policy decision point: it answers from memory alone. Safe for
-// concurrent use.
+// PDP is the policy decision point: it answers from memory alone, but for the
+// metadata of a key that a policy reads for the first time. Safe for concurrent
+// use.
 type PDP struct {
-	table        KeyTable
-	auth         *Authenticator
-	maxStaleness time.Duration
+	cfg PDPConfig
 }
 
-// NewPDP makes one. An answer may be reused for maxStaleness at most.
-func NewPDP(table KeyTable, auth *Authenticator, maxStaleness time.Duration) *PDP {
-	return &PDP{table: table, auth: auth, maxStaleness: maxStaleness}
+// PDPConfig are the collaborators and settings of a PDP.
+type PDPConfig struct {
+	Table KeyTable
+	Auth  *Authenticator
+	// Metadata of keys, for policies that read it; without it they are denied.
+	Metadata *Metadata
+	// MaxStaleness is how long an answer may be reused at most.
+	MaxStaleness time.Duration
+	// Concurrency is how many evaluations of one customer's policies run at
+	// once; at least 1.
+	Concurrency int
 }
 
-// Decide answers q for a customer at now, into d, whose reasons are reused.
-// Every doubt denies; there is no error.
+// NewPDP makes one.
+func NewPDP(cfg PDPConfig) *PDP { return &PDP{cfg: cfg} }
+
+// ErrPolicyNotFound answers a question that names an unknown policy.
+func ErrPolicyNotFound() *latchkey.Error {
+	return latchkey.Errorf(latchkey.NotFound, "policy_not_found", "there is no such policy")
+}
+
+// Decide answers q for a customer at now, into d, whose memory is reused.
+// Every doubt denies. The one error is that q names an unknown policy, which is
+// never another's to answer; d denies then.
 //
-// An access key is allowed what its scopes permit (3-decisions, "How an answer
-// is made"); any other subject is allowed what a live grant covers.
-func (p *PDP) Decide(d *Decision, c *Customer, q *Request, now latchkey.Instant) {
-	p.decide(d, c, q, now)
+// The subject's scopes are the ceiling; within it the policy decides: the one
+// that q names, else the customer's default, else the built-in, which allows a
+// key what its scopes permit, and any other subject what a live grant covers
+// (3-decisions, "How an answer is made").
+func (p *PDP) Decide(d *Decision, c *Customer, q *Request, now latchkey.Instant) error {
+	_, err := p.decide(d, c, q, now)
+	return err
 }
 
 // Explanation is everything that was looked at on the way to a decision.
@@ -36,11 +58,13 @@ type Explanation struct {
 	// Key is the subject's key where it was found in force.
 	Key     *KeyState
 	Entries []scopes.EntryTrace
+	// Rules are those of the policy that was asked, where it has rules.
+	Rules []policies.Trace
 }
 
-// Explain answers as Decide does and tells of every entry that was looked at.
-// A caller may ask about its own key, keys visible to it, and with the scope
-// search about everybody; else Forbidden.
+// Explain answers as Decide does and tells of every entry and rule that was
+// looked at. A caller may ask about its own key, keys visible to it, and with
+// the scope search about everybody; else Forbidden.
 func (p *PDP) Explain(d *Decision, caller *Caller, q *Request, now latchkey.Instant) (Explanation, error) {
 	key, _, _ := p.subject(caller.Customer, q, now)
 	if !p.mayExplain(caller, key) {
@@ -48,8 +72,15 @@ func (p *PDP) Explain(d *Decision, caller *Caller, q *Request, now latchkey.Inst
 			"explaining another subject's decision needs the scope search, or access_keys that make its key visible")
 	}
 	var e Explanation
-	if e.Key = p.decide(d, caller.Customer, q, now); e.Key != nil {
+	var err error
+	if e.Key, err = p.decide(d, caller.Customer, q, now); err != nil {
+		return e, err
+	}
+	if e.Key != nil {
 		_, e.Entries = e.Key.Scopes.Explain(q.question())
+	}
+	if d.Policy != nil && (d.Failure == nil || d.Failure.Failure != policies.Busy) {
+		e.Rules = d.Policy.Trace(caller.Customer.Policies.Snapshot(), &d.input)
 	}
 	return e, nil
 }
@@ -65,24 +96,52 @@ func (p *PDP) mayExplain(caller *Caller, key *KeyState) bool {
 }
 
 // decide returns the subject's key where it was found in force.
-func (p *PDP) decide(d *Decision, c *Customer, q *Request, now latchkey.Instant) *KeyState {
-	d.ID, d.Permit = newDecisionID(), false
-	d.ExpiresAt = now.Add(p.maxStaleness)
-	if q.Subject.Type != SubjectAccessKey {
+func (p *PDP) decide(d *Decision, c *Customer, q *Request, now latchkey.Instant) (*KeyState, error) {
+	d.begin(now.Add(p.cfg.MaxStaleness))
+	if c == nil {
+		d.deny(Reason{Code: KeyUnknown})
+		return nil, nil
+	}
+	snapshot := c.Policies.Snapshot()
+	policy, name := (*policies.Policy)(nil), q.Policy
+	if name != "" {
+		if policy = snapshot.Policy(name); policy == nil {
+			d.deny(Reason{Code: PolicyError})
+			return nil, ErrPolicyNotFound()
+		}
+	} else if name = snapshot.Default; name != "" {
+		policy = snapshot.Policy(name)
+	}
+	var key *KeyState
+	if q.Subject.Type == SubjectAccessKey {
+		var endsAt latchkey.Instant
+		var refusal ReasonCode
+		if key, endsAt, refusal = p.subject(c, q, now); refusal != "" {
+			d.deny(Reason{Code: refusal, Key: key})
+			return nil, nil
+		}
+		d.ExpiresAt = min(d.ExpiresAt, endsAt)
+		if !d.ceiling(key, q) {
+			return key, nil
+		}
+	}
+	switch {
+	case name != "":
+		p.ask(d, policy, name, snapshot, c, key, q, now)
+	case key == nil:
 		d.deny(Reason{Code: NoGrant})
-		return nil
+	default:
+		d.Permit, d.Action = true, "allow"
 	}
-	key, endsAt, refusal := p.subject(c, q, now)
-	if refusal != "" {
-		d.deny(Reason{Code: refusal, Key: key})
-		return nil
-	}
-	d.ExpiresAt = min(d.ExpiresAt, endsAt)
+	return key, nil
+}
+
+// ceiling reports whether the key's scopes permit the question, and gives the
+// reasons.
+func (d *Decision) ceiling(key *KeyState, q *Request) bool {
 	verdict := key.Scopes.Decide(q.question())
 	switch {
 	case verdict.Permitted:
-		d.Permit = true
-		d.Reasons = d.Reasons[:0]
 		entries := key.Scopes.Entries(q.Resource.Type)
 		for i := range verdict.Granting {
 			d.Reasons = append(d.Reasons, Reason{Code: ScopePermits, Key: key, Entry: &entries[i], Index: i, Permission: q.Action.Name})
@@ -92,7 +151,82 @@ func (p *PDP) decide(d *Decision, c *Customer, q *Request, now latchkey.Instant)
 	default:
 		d.deny(Reason{Code: ScopeMissing, Key: key})
 	}
-	return key
+	return verdict.Permitted
+}
+
+// ask lets a policy decide within the ceiling. The policy may be nil: a default
+// that is not there denies, and nothing else answers in its place.
+func (p *PDP) ask(d *Decision, policy *policies.Policy, name string, s *policies.Snapshot, c *Customer, key *KeyState, q *Request, now latchkey.Instant) {
+	d.Policy = policy
+	result, err := p.evaluate(d, policy, s, c, key, q, now)
+	if err != nil {
+		if !errors.As(err, &d.Failure) {
+			d.Failure = &policies.EvaluationError{Failure: policies.Failed, Detail: err.Error()}
+		}
+		d.deny(Reason{Code: PolicyError, Policy: name, Rule: d.Failure.Rule, Failure: d.Failure.Failure})
+		d.ExpiresAt = now
+		return
+	}
+	if policy.Reads.Time {
+		d.ExpiresAt = now
+	}
+	d.Permit, d.Action, d.Rule, d.Obligations = result.Permit, result.Action, result.Rule, result.Obligations
+	because := Reason{Code: PolicyRule, Policy: name, Rule: result.Rule}
+	if result.Default {
+		because.Code = PolicyDefault
+	}
+	if !result.Permit {
+		d.Reasons = d.Reasons[:0] // what the scopes permit is no reason to deny
+	}
+	if result.Reasons == "" {
+		d.Reasons = append(d.Reasons, because)
+		return
+	}
+	var doc strictjson.Doc
+	if doc.Parse(result.Reasons) != nil { // it was written by the evaluation
+		d.Reasons = append(d.Reasons, because)
+		return
+	}
+	for _, r := range doc.Root().Elements() {
+		because.Detail = r.Raw()
+		d.Reasons = append(d.Reasons, because)
+	}
+}
+
+var errNoPolicy = &policies.EvaluationError{Failure: policies.Unusable, Detail: "the customer's default policy is not there"}
+
+func (p *PDP) evaluate(d *Decision, policy *policies.Policy, s *policies.Snapshot, c *Customer, key *KeyState, q *Request, now latchkey.Instant) (policies.Result, error) {
+	if policy == nil {
+		return policies.Result{}, errNoPolicy
+	}
+	in := &d.input
+	*in = policies.Input{
+		Subject:      policies.Entity{Type: q.Subject.Type, ID: q.Subject.ID, Given: q.Subject.Properties, Key: key != nil},
+		Resource:     policies.Entity{Type: q.Resource.Type, ID: q.Resource.ID, Given: q.Resource.Properties},
+		Action:       policies.Action{Name: q.Action.Name, Properties: q.Action.Properties},
+		Context:      q.Context,
+		ScopePermits: key != nil,
+		Now:          now,
+	}
+	if key != nil {
+		if in.Subject.ID == "" { // named by its secret alone
+			in.Subject.ID = key.ID.String()
+		}
+		if policy.Reads.Metadata {
+			if p.cfg.Metadata == nil {
+				return policies.Result{}, &policies.EvaluationError{Failure: policies.Failed, Detail: "no metadata of keys here"}
+			}
+			var err error
+			if in.Subject.Metadata, err = p.cfg.Metadata.Of(key); err != nil {
+				return policies.Result{}, err
+			}
+		}
+	}
+	if !c.turns.take(p.cfg.Concurrency) {
+		return policies.Result{}, &policies.EvaluationError{Failure: policies.Busy}
+	}
+	defer c.turns.give()
+	return policy.Evaluate(s, in)
 }
 
 // subject finds the key that the request is about, by its secret, its id or
@@ -104,7 +238,7 @@ func (p *PDP) subject(c *Customer, q *Request, now latchkey.Instant) (key *KeySt
 	case q.Subject.Type != SubjectAccessKey:
 		return nil, 0, NoGrant
 	case q.Secret != "":
-		r := p.auth.Resolve([]byte(q.Secret), now, netip.Addr{})
+		r := p.cfg.Auth.Resolve([]byte(q.Secret), now, netip.Addr{})
 		if r.Kind == RootCredential {
 			return nil, 0, SubjectNotAllowed
 		}
@@ -143,10 +277,10 @@ func (p *PDP) subject(c *Customer, q *Request, now latchkey.Instant) (key *KeySt
 // and tells until when the name holds.
 func (p *PDP) find(id string, now latchkey.Instant) (*KeyState, latchkey.Instant) {
 	if keyID, ok := ParseKeyID(id); ok {
-		return p.table.Key(keyID), latchkey.Never
+		return p.cfg.Table.Key(keyID), latchkey.Never
 	}
 	if kid, test, ok := parseHandle(id); ok {
-		if s, ok := p.table.Secret(kid); ok && s.Test == test && now < s.EndsAt {
+		if s, ok := p.cfg.Table.Secret(kid); ok && s.Test == test && now < s.EndsAt {
 			return s.Key, s.EndsAt
 		}
 	}

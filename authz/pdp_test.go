@@ -19,7 +19,15 @@ func pdp(tb testing.TB, n int) (*authz.PDP, *authz.Authenticator, authz.Token, *
 	table := &cache.Table{}
 	token, key := fill(tb, table, n, benchScopes)
 	auth := authz.NewAuthenticator(table, &authz.Peppers{}, authz.NewRootKey(nil, &authz.Peppers{}), nil)
-	return authz.NewPDP(table, auth, 30*time.Second), auth, token, key
+	return authz.NewPDP(authz.PDPConfig{Table: table, Auth: auth, MaxStaleness: 30 * time.Second}), auth, token, key
+}
+
+// mustDecide is for questions that name no policy, or a known one.
+func mustDecide(tb testing.TB, p *authz.PDP, d *authz.Decision, c *authz.Customer, q *authz.Request, now latchkey.Instant) {
+	tb.Helper()
+	if err := p.Decide(d, c, q, now); err != nil {
+		tb.Fatal(err)
+	}
 }
 
 func request(subject, action, typ, id string) *authz.Request {
@@ -33,11 +41,11 @@ func TestDecide_TheZeroDecisionDenies(t *testing.T) {
 		t.Error("the zero decision permits, or may be reused")
 	}
 	p, _, _, key := pdp(t, 1)
-	p.Decide(&d, key.Customer, &authz.Request{}, morning)
+	mustDecide(t, p, &d, key.Customer, &authz.Request{}, morning)
 	if d.Permit {
 		t.Error("an empty question is permitted")
 	}
-	p.Decide(&d, nil, request(key.ID.String(), "read", "policies", "x"), morning)
+	mustDecide(t, p, &d, nil, request(key.ID.String(), "read", "policies", "x"), morning)
 	if d.Permit {
 		t.Error("a caller of no customer is answered")
 	}
@@ -46,17 +54,17 @@ func TestDecide_TheZeroDecisionDenies(t *testing.T) {
 func TestDecide_LeavesNothingOfAnEarlierAnswer(t *testing.T) {
 	p, _, _, key := pdp(t, 1)
 	var d authz.Decision
-	p.Decide(&d, key.Customer, request(key.ID.String(), "read", "policies", "staging"), morning)
+	mustDecide(t, p, &d, key.Customer, request(key.ID.String(), "read", "policies", "staging"), morning)
 	first := d.ID
 	if !d.Permit || len(d.Reasons) != 2 {
 		t.Fatalf("%+v", d)
 	}
-	p.Decide(&d, key.Customer, request(key.ID.String(), "delete", "policies", "staging"), morning)
+	mustDecide(t, p, &d, key.Customer, request(key.ID.String(), "delete", "policies", "staging"), morning)
 	if d.Permit || len(d.Reasons) != 1 || d.Reasons[0].Code != authz.ScopeMissing || d.Reasons[0].Entry != nil || d.ID == first {
 		t.Errorf("%+v", d)
 	}
 	key.Revoke(morning)
-	p.Decide(&d, key.Customer, request(key.ID.String(), "read", "policies", "staging"), morning)
+	mustDecide(t, p, &d, key.Customer, request(key.ID.String(), "read", "policies", "staging"), morning)
 	if d.Permit || d.Reasons[0].Code != authz.KeyRevoked {
 		t.Errorf("%+v", d)
 	}
@@ -67,7 +75,7 @@ func TestDecide_IDsAreFreshAndOfOneForm(t *testing.T) {
 	var d authz.Decision
 	seen := map[authz.DecisionID]bool{}
 	for range 10_000 {
-		p.Decide(&d, key.Customer, request(key.ID.String(), "read", "policies", "x"), morning)
+		mustDecide(t, p, &d, key.Customer, request(key.ID.String(), "read", "policies", "x"), morning)
 		if seen[d.ID] || string(d.ID[:4]) != "dec_" {
 			t.Fatalf("%s", d.ID)
 		}
@@ -96,7 +104,7 @@ func wholeDecision(tb testing.TB, n int) (decide func()) {
 		s, r := root.Get("subject"), root.Get("resource")
 		q = authz.Request{Subject: authz.Entity{Type: s.Get("type").Text(), ID: s.Get("id").Text()},
 			Action: authz.Action{Name: root.Get("action").Get("name").Text()}, Resource: authz.Entity{Type: r.Get("type").Text(), ID: r.Get("id").Text()}}
-		p.Decide(&d, caller.Customer, &q, morning)
+		mustDecide(tb, p, &d, caller.Customer, &q, morning)
 		if !d.Permit || len(d.Reasons) != 1 || d.Reasons[0].Index != 1 {
 			tb.Fatalf("%+v", d)
 		}
@@ -115,8 +123,8 @@ func TestDecide_AllocatesNextToNothing(t *testing.T) {
 		"permit": request(key.ID.String(), "read", "policies", "x"), "deny": request(key.ID.String(), "delete", "policies", "x"),
 		"unknown": request("9017501f-9fa4-4a88-b657-5bd49c1bb722", "read", "policies", "x"),
 	} {
-		p.Decide(&d, key.Customer, q, morning)
-		if n := testing.AllocsPerRun(200, func() { p.Decide(&d, key.Customer, q, morning) }); n > 0 {
+		mustDecide(t, p, &d, key.Customer, q, morning)
+		if n := testing.AllocsPerRun(200, func() { mustDecide(t, p, &d, key.Customer, q, morning) }); n > 0 {
 			t.Errorf("%s: %v allocations", name, n)
 		}
 	}

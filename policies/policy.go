@@ -73,6 +73,11 @@ const (
 	Unusable   Failure = "unusable"    // a stored document that does not compile
 )
 
+// Failures lists them all.
+func Failures() []Failure {
+	return []Failure{Undefined, TwoResults, Failed, TooCostly, Deadline, Busy, UnknownSet, Unusable}
+}
+
 // EvaluationError is why an evaluation came to nothing. Its detail is for the
 // policy's author: it may quote the policy, and never values of the question.
 type EvaluationError struct {

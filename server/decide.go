@@ -1,11 +1,12 @@
 package server
 
 import (
+	"log/slog"
+	"net/netip"
 	"strconv"
 
 	"github.com/gofiber/fiber/v2"
 
-	"github.com/latchkey-dev/latchkey"
 	"github.com/latchkey-dev/latchkey/authz"
 	"github.com/latchkey-dev/latchkey/internal/strictjson"
 	"github.com/latchkey-dev/latchkey/scopes"
@@ -33,32 +34,47 @@ func (s *Server) evaluation(r *request) error {
 	return r.answer()
 }
 
-// policy holds the name in the path against the one in the body. There are no
-// policies but the built-in one, which has no name, so every name is unknown.
+// policy holds the name in the path against the one in the body.
 func (r *request) policy() error {
-	if r.c.Params("policy") != "" {
-		inPath := r.param("policy")
-		if inPath == "" { // it does not decode: no name, rather than none asked for
-			return errPolicyNotFound
-		}
-		if r.question.Policy != "" && r.question.Policy != inPath {
-			return faultAt("/policy", "policy_conflict", "the path names another policy than the body")
-		}
-		r.question.Policy = inPath
+	if r.c.Params("policy") == "" {
+		return nil
 	}
-	if r.question.Policy != "" {
-		return errPolicyNotFound
+	inPath := r.param("policy")
+	if inPath == "" { // it does not decode: no name, rather than none asked for
+		return authz.ErrPolicyNotFound()
 	}
+	if r.question.Policy != "" && r.question.Policy != inPath {
+		return faultAt("/policy", "policy_conflict", "the path names another policy than the body")
+	}
+	r.question.Policy = inPath
 	return nil
 }
 
-var errPolicyNotFound = latchkey.Errorf(latchkey.NotFound, "policy_not_found", "there is no such policy")
-
 func (r *request) answer() error {
-	r.s.cfg.PDP.Decide(&r.decision, r.caller.Customer, &r.question, r.now)
-	r.s.metrics.decided(&r.decision)
+	if err := r.decide(); err != nil {
+		return err
+	}
 	r.out = appendDecision(r.out[:0], &r.decision, nil)
 	return r.json(fiber.StatusOK)
+}
+
+// decide answers the question that has been read: the one way of every
+// decision.
+func (r *request) decide() error {
+	if err := r.s.cfg.PDP.Decide(&r.decision, r.caller.Customer, &r.question, r.now); err != nil {
+		return err
+	}
+	r.decided()
+	return nil
+}
+
+// decided counts a decision, and tells of a policy that could not answer.
+func (r *request) decided() {
+	r.s.metrics.decided(&r.decision)
+	if f := r.decision.Failure; f != nil && r.s.policyErrors.allow(netip.Addr{}, r.start) {
+		r.s.cfg.Log.LogAttrs(noContext, slog.LevelWarn, "policy_error", slog.String("request_id", r.id), slog.String("customer", r.caller.Customer.ID),
+			slog.String("policy", r.decision.Reasons[0].Policy), slog.String("decision_id", string(r.decision.ID[:])), slog.String("error", authz.Redact(f.Error())))
+	}
 }
 
 // json sends r.out.
@@ -79,9 +95,9 @@ func (s *Server) explain(r *request) error {
 	if err != nil {
 		return err
 	}
-	s.metrics.decided(&r.decision)
+	r.decided()
 	r.out = appendDecision(r.out[:0], &r.decision, func(b []byte) []byte {
-		return appendExplanation(b, &explanation, &r.question)
+		return appendExplanation(b, &explanation, &r.question, &r.decision)
 	})
 	return r.json(fiber.StatusOK)
 }
@@ -133,9 +149,6 @@ func (r *request) batch(d dialect) error {
 		if err := d.evaluation(&r.question, strictjson.EmptyObject(), root, ""); err != nil {
 			return err
 		}
-		if err := r.policy(); err != nil {
-			return err
-		}
 		return r.answer()
 	}
 	for _, name := range [...]string{"subject", "action", "resource", "context"} {
@@ -151,13 +164,11 @@ func (r *request) batch(d dialect) error {
 		permit := false
 		err := d.evaluation(&r.question, item, root, strictjson.PointerIndex("/evaluations", i))
 		if err == nil {
-			err = r.policy()
+			err = r.decide()
 		}
 		if err != nil {
 			r.out = r.appendItemError(r.out, err)
 		} else {
-			r.s.cfg.PDP.Decide(&r.decision, r.caller.Customer, &r.question, r.now)
-			r.s.metrics.decided(&r.decision)
 			permit = r.decision.Permit
 			r.out = appendDecision(r.out, &r.decision, nil)
 		}
@@ -218,18 +229,30 @@ func appendDecision(b []byte, d *authz.Decision, extra func([]byte) []byte) []by
 		b = append(b, `{"decision":false,"context":{"decision_id":"`...)
 	}
 	b = append(b, d.ID[:]...)
-	if d.Permit {
-		b = append(b, `","action":"allow","reasons":[`...)
-	} else {
-		b = append(b, `","action":"deny","reasons":[`...)
-	}
+	b = append(append(b, `","action":"`...), d.Action...) // a NAME: nothing to escape
+	b = append(b, `","reasons":[`...)
 	for i := range d.Reasons {
 		if i > 0 {
 			b = append(b, ',')
 		}
 		b = appendReason(b, &d.Reasons[i])
 	}
-	b = append(b, `],"obligations":[],"expires_at":"`...)
+	b = append(b, ']')
+	if p := d.Policy; p != nil {
+		b = append(append(b, `,"policy":{"name":"`...), p.Document.Name...)
+		b = strconv.AppendInt(append(b, `","version":`...), p.Version, 10)
+		if d.Rule != "" {
+			b = strictjson.AppendString(append(b, `,"rule":`...), d.Rule)
+		}
+		b = append(b, '}')
+	}
+	b = append(b, `,"obligations":`...)
+	if d.Obligations == "" {
+		b = append(b, '[', ']')
+	} else {
+		b = append(b, d.Obligations...)
+	}
+	b = append(b, `,"expires_at":"`...)
 	b = append(d.ExpiresAt.AppendText(b), '"')
 	if extra != nil {
 		b = extra(b)
@@ -243,6 +266,19 @@ func appendReason(b []byte, r *authz.Reason) []byte {
 	if r.Key != nil {
 		b = append(b, `,"source":"access_key","id":"`...)
 		b = append(r.Key.ID.AppendText(b), '"')
+	}
+	if r.Policy != "" {
+		b = append(append(b, `,"source":"policy","id":"`...), r.Policy...)
+		b = append(b, '"')
+		if r.Rule != "" {
+			b = strictjson.AppendString(append(b, `,"rule":`...), r.Rule)
+		}
+		if r.Failure != "" {
+			b = append(append(append(b, `,"failure":"`...), r.Failure...), '"')
+		}
+		if r.Detail != "" {
+			b = append(append(b, `,"detail":`...), r.Detail...)
+		}
 	}
 	if r.Entry != nil {
 		b = append(b, `,"entry":`...)
@@ -295,15 +331,28 @@ func appendStrings(b []byte, list []string) []byte {
 	return append(b, ']')
 }
 
-// appendExplanation tells of every entry of the resource's type. The policy
-// that decided is the built-in one: an access key is allowed what its scopes
-// permit, any other subject what a live grant covers.
-func appendExplanation(b []byte, e *authz.Explanation, q *authz.Request) []byte {
-	b = append(b, `,"explain":{"policy":{"builtin":true,"rule":`...)
-	if q.Subject.Type == authz.SubjectAccessKey {
-		b = append(b, `"scope_permits"`...)
-	} else {
-		b = append(b, `"grant_permits"`...)
+// appendExplanation tells of every entry of the resource's type, and of every
+// rule of the policy that decided. The built-in one allows an access key what
+// its scopes permit, any other subject what a live grant covers.
+func appendExplanation(b []byte, e *authz.Explanation, q *authz.Request, d *authz.Decision) []byte {
+	b = append(b, `,"explain":{"policy":{"builtin":`...)
+	switch {
+	case d.Policy != nil:
+		b = strictjson.AppendString(append(b, `false,"language":`...), string(d.Policy.Document.Language))
+		b = append(b, `,"rules":[`...)
+		for i, t := range e.Rules {
+			if i > 0 {
+				b = append(b, ',')
+			}
+			b = strictjson.AppendString(append(b, `{"rule":`...), t.Rule)
+			b = strconv.AppendBool(append(b, `,"matched":`...), t.Matched)
+			b = append(strictjson.AppendString(append(b, `,"why":`...), t.Why), '}')
+		}
+		b = append(b, ']')
+	case q.Subject.Type == authz.SubjectAccessKey:
+		b = append(b, `true,"rule":"scope_permits"`...)
+	default:
+		b = append(b, `true,"rule":"grant_permits"`...)
 	}
 	b = append(b, `},"scope_types":`...)
 	var types []string

@@ -161,7 +161,7 @@ func start(t testing.TB, change ...func(*options)) *api {
 	cfg.Authenticator, cfg.Table, cfg.Parser, cfg.Record, cfg.Events, cfg.Root = a.auth, a.table, parser, record, a.db, root
 	cfg.Keys = authz.NewKeys(authz.KeysConfig{Record: record, Table: a.table, Parser: parser, Peppers: peppers, Mode: o.mode, MaxActive: o.maxActive})
 	cfg.Customers = authz.NewCustomers(record, a.table)
-	cfg.PDP = authz.NewPDP(a.table, a.auth, 30*time.Second)
+	cfg.PDP = authz.NewPDP(authz.PDPConfig{Table: a.table, Auth: a.auth, Metadata: authz.NewMetadata(record, 16), MaxStaleness: 30 * time.Second, Concurrency: 2})
 	cfg.Log = slog.New(slog.NewJSONHandler(a.log, &slog.HandlerOptions{Level: slog.LevelDebug}))
 	cfg.Registry, cfg.Now, cfg.NodeID, cfg.SealKey = a.registry, a.clock.now, "node-1", sealKey
 	if cfg.PublicURL == "" {

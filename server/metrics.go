@@ -8,6 +8,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/latchkey-dev/latchkey/authz"
+	"github.com/latchkey-dev/latchkey/policies"
 )
 
 // metrics are the server's own; labels never hold a customer, a key or
@@ -16,13 +17,15 @@ type metrics struct {
 	seconds      *prometheus.HistogramVec
 	decisions    []decisionCounter
 	other        prometheus.Counter
+	failures     map[policies.Failure]prometheus.Counter
 	authFailures prometheus.Counter
 	unrouted     prometheus.Counter
 	panics       prometheus.Counter
 }
 
-// decisionCounter counts decisions by their first reason.
+// decisionCounter counts decisions by their result and first reason.
 type decisionCounter struct {
+	permit bool
 	reason authz.ReasonCode
 	count  prometheus.Counter
 }
@@ -47,22 +50,40 @@ func newMetrics(registry *prometheus.Registry) *metrics {
 	}
 	decisions := prometheus.NewCounterVec(prometheus.CounterOpts{
 		Name: "latchkey_decisions_total", Help: "Decisions made, by their first reason."}, []string{"result", "reason"})
-	for _, code := range []authz.ReasonCode{authz.ScopePermits, authz.ScopeMissing, authz.KeyUnknown, authz.KeyExpired, authz.KeyRevoked, authz.SubjectNotAllowed, authz.ValueNotPermitted, authz.NoGrant} {
+	for _, c := range []struct {
+		permit  bool
+		reasons []authz.ReasonCode
+	}{
+		{true, []authz.ReasonCode{authz.ScopePermits, authz.PolicyRule, authz.PolicyDefault, authz.GrantPermits}},
+		{false, []authz.ReasonCode{authz.ScopeMissing, authz.PolicyRule, authz.PolicyDefault, authz.PolicyError, authz.KeyUnknown, authz.KeyExpired,
+			authz.KeyRevoked, authz.SubjectNotAllowed, authz.ValueNotPermitted, authz.NoGrant}},
+	} {
 		result := "deny"
-		if code == authz.ScopePermits {
+		if c.permit {
 			result = "allow"
 		}
-		m.decisions = append(m.decisions, decisionCounter{code, decisions.WithLabelValues(result, string(code))})
+		for _, code := range c.reasons {
+			m.decisions = append(m.decisions, decisionCounter{c.permit, code, decisions.WithLabelValues(result, string(code))})
+		}
+	}
+	errors := prometheus.NewCounterVec(prometheus.CounterOpts{
+		Name: "latchkey_policy_errors_total", Help: "Evaluations of a policy that came to nothing, and so denied."}, []string{"failure"})
+	m.failures = map[policies.Failure]prometheus.Counter{}
+	for _, f := range policies.Failures() {
+		m.failures[f] = errors.WithLabelValues(string(f))
 	}
 	m.other = decisions.WithLabelValues("deny", "other")
-	registry.MustRegister(m.seconds, decisions, m.authFailures, m.unrouted, m.panics)
+	registry.MustRegister(m.seconds, decisions, errors, m.authFailures, m.unrouted, m.panics)
 	return m
 }
 
 func (m *metrics) decided(d *authz.Decision) {
+	if d.Failure != nil {
+		m.failures[d.Failure.Failure].Inc()
+	}
 	if len(d.Reasons) > 0 {
 		for i := range m.decisions { // few, the common ones first
-			if m.decisions[i].reason == d.Reasons[0].Code {
+			if m.decisions[i].reason == d.Reasons[0].Code && m.decisions[i].permit == d.Permit {
 				m.decisions[i].count.Inc()
 				return
 			}

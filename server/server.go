@@ -74,9 +74,11 @@ type Server struct {
 	app     *fiber.App
 	metrics *metrics
 	failed  *failureLimiter
-	replays inFlight
-	verify  chan struct{} // one verification of a chain at a time
-	pool    sync.Pool     // *request
+	// policyErrors spares the log a line for each of a policy's failures.
+	policyErrors *failureLimiter
+	replays      inFlight
+	verify       chan struct{} // one verification of a chain at a time
+	pool         sync.Pool     // *request
 }
 
 // New makes a server; Serve runs it.
@@ -87,10 +89,11 @@ func New(cfg Config) *Server {
 	orDefault(&cfg.WriteTimeout, 10*time.Second)
 	orDefault(&cfg.IdleTimeout, 60*time.Second)
 	s := &Server{
-		cfg:     cfg,
-		metrics: newMetrics(cfg.Registry),
-		failed:  newFailureLimiter(cfg.AuthFailureRate),
-		verify:  make(chan struct{}, 1),
+		cfg:          cfg,
+		metrics:      newMetrics(cfg.Registry),
+		failed:       newFailureLimiter(cfg.AuthFailureRate),
+		policyErrors: newFailureLimiter(1),
+		verify:       make(chan struct{}, 1),
 	}
 	s.pool.New = func() any { return &request{s: s} }
 	s.app = fiber.New(fiber.Config{

@@ -30,6 +30,10 @@ import (
 // compiledRegexps is how many compiled restrictions are kept.
 const compiledRegexps = 4096
 
+// keptMetadata is of how many keys the metadata is kept in memory, once a
+// policy has read it.
+const keptMetadata = 65536
+
 // Storage are the flags of commands that open the data directory.
 type Storage struct {
 	Data        string `help:"Data directory; made where it is missing." default:"data" type:"path" env:"LATCHKEY_DATA" placeholder:"DIR"`
@@ -190,8 +194,9 @@ func openNode(ctx context.Context, cmd *ServeCmd, baseURL string, log *slog.Logg
 			Mode: authz.Mode(cmd.KeyMode), MaxActive: cmd.MaxActiveKeys}),
 		Customers: authz.NewCustomers(b.db, n.table),
 		Root:      b.root,
-		PDP:       authz.NewPDP(n.table, auth, cmd.MaxStaleness),
-		Table:     n.table, Parser: parser, Record: b.db, Events: b.db,
+		PDP: authz.NewPDP(authz.PDPConfig{Table: n.table, Auth: auth, Metadata: authz.NewMetadata(b.db, keptMetadata),
+			MaxStaleness: cmd.MaxStaleness, Concurrency: atOnce(cmd.PolicyConcurrency)}),
+		Table: n.table, Parser: parser, Record: b.db, Events: b.db,
 		Log: log, Registry: n.registry, Now: now,
 		PublicURL: publicURL, NodeID: nodeID(), SealKey: b.keyring.Seal,
 		TooManyKeysStatus: cmd.Compat.TooManyKeysStatus, TrustedProxies: cmd.TrustedProxies,
@@ -199,6 +204,15 @@ func openNode(ctx context.Context, cmd *ServeCmd, baseURL string, log *slog.Logg
 		ReadTimeout: cmd.ReadTimeout, WriteTimeout: cmd.WriteTimeout, IdleTimeout: cmd.IdleTimeout,
 	})
 	return n, nil
+}
+
+// atOnce is how many evaluations of one customer may run at the same time: some
+// processors are always left to the others.
+func atOnce(chosen int) int {
+	if chosen > 0 {
+		return chosen
+	}
+	return max(1, runtime.GOMAXPROCS(0)/2)
 }
 
 // setHeadroom lets the heap grow by a fixed amount between two collections,

@@ -25,25 +25,26 @@ import (
 type ServeCmd struct {
 	Storage `embed:""`
 
-	Listen         string        `help:"Address of the API: HOST:PORT or unix:/PATH." default:"127.0.0.1:5539" env:"LATCHKEY_LISTEN"`
-	PrivateListen  string        `help:"Address of metrics and health, apart from the API; empty for none." default:"127.0.0.1:5540" env:"LATCHKEY_PRIVATE_LISTEN"`
-	PublicURL      string        `help:"Base of the URLs that the server tells of itself; made from --listen where empty." env:"LATCHKEY_PUBLIC_URL" placeholder:"URL"`
-	TLSCert        string        `help:"Certificate chain (PEM) for the API; read again when the file changes." type:"path" env:"LATCHKEY_TLS_CERT" placeholder:"FILE"`
-	TLSKey         string        `help:"Private key (PEM) of the certificate." type:"path" env:"LATCHKEY_TLS_KEY" placeholder:"FILE"`
-	TLSClientCA    string        `help:"Clients must show a certificate of one of these authorities (PEM)." type:"path" env:"LATCHKEY_TLS_CLIENT_CA" placeholder:"FILE"`
-	InsecureListen bool          `help:"Allow plain HTTP on an address that is not loopback." env:"LATCHKEY_INSECURE_LISTEN"`
-	Pprof          bool          `help:"Serve /debug/pprof on the private address." env:"LATCHKEY_PPROF"`
-	KeyMode        string        `help:"What new access keys are marked with: ${enum}." enum:"live,test" default:"live" env:"LATCHKEY_KEY_MODE"`
-	MaxActiveKeys  int           `help:"Active access keys that a customer may have, unless the customer says otherwise." default:"10" env:"LATCHKEY_MAX_ACTIVE_KEYS"`
-	MaxStaleness   time.Duration `help:"Longest time that an answer may be reused (context.expires_at)." default:"30s" env:"LATCHKEY_MAX_STALENESS"`
-	AuthFailures   float64       `name:"auth-failure-rate" help:"Failed authentications a second that one address may make, after a burst of ten times as many." default:"10" env:"LATCHKEY_AUTH_FAILURE_RATE"`
-	TrustedProxies int           `help:"Proxies in front, each adding to X-Forwarded-For; the source is taken that many hops from the right." default:"0" env:"LATCHKEY_TRUSTED_PROXIES"`
-	LogDecisions   float64       `help:"Share of decisions to log, 0 to 1; failures are always logged." default:"0" env:"LATCHKEY_LOG_DECISIONS"`
-	LogLevel       string        `help:"Least level of the log: ${enum}." enum:"debug,info,warn,error" default:"info" env:"LATCHKEY_LOG_LEVEL"`
-	ReadTimeout    time.Duration `help:"Time for a whole request to arrive; a later one on the same connection may take twice that." default:"10s" env:"LATCHKEY_READ_TIMEOUT"`
-	WriteTimeout   time.Duration `help:"Time for a whole reply to leave; a later one on the same connection may take twice that." default:"10s" env:"LATCHKEY_WRITE_TIMEOUT"`
-	IdleTimeout    time.Duration `help:"Time that a connection may wait for its next request." default:"60s" env:"LATCHKEY_IDLE_TIMEOUT"`
-	StopTimeout    time.Duration `help:"Time for running requests to end after SIGTERM." default:"10s" env:"LATCHKEY_STOP_TIMEOUT"`
+	Listen            string        `help:"Address of the API: HOST:PORT or unix:/PATH." default:"127.0.0.1:5539" env:"LATCHKEY_LISTEN"`
+	PrivateListen     string        `help:"Address of metrics and health, apart from the API; empty for none." default:"127.0.0.1:5540" env:"LATCHKEY_PRIVATE_LISTEN"`
+	PublicURL         string        `help:"Base of the URLs that the server tells of itself; made from --listen where empty." env:"LATCHKEY_PUBLIC_URL" placeholder:"URL"`
+	TLSCert           string        `help:"Certificate chain (PEM) for the API; read again when the file changes." type:"path" env:"LATCHKEY_TLS_CERT" placeholder:"FILE"`
+	TLSKey            string        `help:"Private key (PEM) of the certificate." type:"path" env:"LATCHKEY_TLS_KEY" placeholder:"FILE"`
+	TLSClientCA       string        `help:"Clients must show a certificate of one of these authorities (PEM)." type:"path" env:"LATCHKEY_TLS_CLIENT_CA" placeholder:"FILE"`
+	InsecureListen    bool          `help:"Allow plain HTTP on an address that is not loopback." env:"LATCHKEY_INSECURE_LISTEN"`
+	Pprof             bool          `help:"Serve /debug/pprof on the private address." env:"LATCHKEY_PPROF"`
+	KeyMode           string        `help:"What new access keys are marked with: ${enum}." enum:"live,test" default:"live" env:"LATCHKEY_KEY_MODE"`
+	MaxActiveKeys     int           `help:"Active access keys that a customer may have, unless the customer says otherwise." default:"10" env:"LATCHKEY_MAX_ACTIVE_KEYS"`
+	MaxStaleness      time.Duration `help:"Longest time that an answer may be reused (context.expires_at)." default:"30s" env:"LATCHKEY_MAX_STALENESS"`
+	PolicyConcurrency int           `help:"Evaluations of one customer's policies at the same time; 0 is half of the processors, at least one." default:"0" env:"LATCHKEY_POLICY_CONCURRENCY"`
+	AuthFailures      float64       `name:"auth-failure-rate" help:"Failed authentications a second that one address may make, after a burst of ten times as many." default:"10" env:"LATCHKEY_AUTH_FAILURE_RATE"`
+	TrustedProxies    int           `help:"Proxies in front, each adding to X-Forwarded-For; the source is taken that many hops from the right." default:"0" env:"LATCHKEY_TRUSTED_PROXIES"`
+	LogDecisions      float64       `help:"Share of decisions to log, 0 to 1; failures are always logged." default:"0" env:"LATCHKEY_LOG_DECISIONS"`
+	LogLevel          string        `help:"Least level of the log: ${enum}." enum:"debug,info,warn,error" default:"info" env:"LATCHKEY_LOG_LEVEL"`
+	ReadTimeout       time.Duration `help:"Time for a whole request to arrive; a later one on the same connection may take twice that." default:"10s" env:"LATCHKEY_READ_TIMEOUT"`
+	WriteTimeout      time.Duration `help:"Time for a whole reply to leave; a later one on the same connection may take twice that." default:"10s" env:"LATCHKEY_WRITE_TIMEOUT"`
+	IdleTimeout       time.Duration `help:"Time that a connection may wait for its next request." default:"60s" env:"LATCHKEY_IDLE_TIMEOUT"`
+	StopTimeout       time.Duration `help:"Time for running requests to end after SIGTERM." default:"10s" env:"LATCHKEY_STOP_TIMEOUT"`
 
 	Compat Compat `embed:"" prefix:"compat."`
 }
@@ -60,6 +61,8 @@ func (cmd *ServeCmd) validate() error {
 		return usage("--max-active-keys: want at least 1")
 	case cmd.MaxStaleness < 0 || cmd.MaxStaleness > time.Hour:
 		return usage("--max-staleness: want 0s to 1h")
+	case cmd.PolicyConcurrency < 0:
+		return usage("--policy-concurrency: want 0 or more")
 	case cmd.AuthFailures <= 0:
 		return usage("--auth-failure-rate: want more than 0")
 	case cmd.TrustedProxies < 0:
