@@ -24,6 +24,7 @@ const (
 	PolicyRule        ReasonCode = "policy_rule"    // a rule of the policy decided
 	PolicyDefault     ReasonCode = "policy_default" // no rule matched
 	PolicyError       ReasonCode = "policy_error"   // the policy could not be evaluated
+	NotReady          ReasonCode = "not_ready"      // nothing can be decided yet
 )
 
 // Reason is one cause of a decision.
@@ -87,6 +88,12 @@ func newDecisionID() (id DecisionID) {
 // begin makes d an answer that denies and says nothing yet.
 func (d *Decision) begin(until latchkey.Instant) {
 	*d = Decision{ID: newDecisionID(), Action: "deny", Reasons: d.Reasons[:0], ExpiresAt: until}
+}
+
+// NotReady makes d the answer of a process that cannot decide yet.
+func (d *Decision) NotReady(now latchkey.Instant) {
+	d.begin(now)
+	d.deny(Reason{Code: NotReady})
 }
 
 // deny ends a decision with one reason.

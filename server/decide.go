@@ -61,9 +61,11 @@ func (r *request) answer() error {
 // decide answers the question that has been read: the one way of every
 // decision.
 func (r *request) decide() error {
+	start := wallClock()
 	if err := r.s.cfg.PDP.Decide(&r.decision, r.caller.Customer, &r.question, r.now); err != nil {
 		return err
 	}
+	r.s.metrics.took(&r.decision, wallClock().Sub(start))
 	r.decided()
 	return nil
 }

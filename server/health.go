@@ -5,6 +5,7 @@ import (
 	"net/http"
 
 	"github.com/latchkey-dev/latchkey"
+	"github.com/latchkey-dev/latchkey/authz"
 )
 
 //go:embed openapi.yaml
@@ -16,8 +17,36 @@ func (*Server) live(r *request) error {
 	return r.json(http.StatusOK)
 }
 
+// waiting is what the server is not ready for want of, "" when it is ready.
+func (s *Server) waiting() string {
+	if s.cfg.Ready == nil {
+		return ""
+	}
+	return s.cfg.Ready()
+}
+
+func errNotReady(waiting string) error {
+	return latchkey.Errorf(latchkey.Unavailable, "not_ready", "not ready: %s", waiting)
+}
+
+// notReady answers what comes before the server is ready: a single decision is
+// a deny, for a PEP that looks at nothing else, and all the rest 503.
+func (r *request) notReady(waiting string) error {
+	if !r.route.single {
+		return errNotReady(waiting)
+	}
+	r.decision = authz.Decision{}
+	r.decision.NotReady(r.now)
+	r.decided()
+	r.out = appendDecision(r.out[:0], &r.decision, nil)
+	return r.json(http.StatusOK)
+}
+
 // ready answers 200 while decisions can be made and changes recorded.
 func (s *Server) ready(r *request) error {
+	if waiting := s.waiting(); waiting != "" {
+		return errNotReady(waiting)
+	}
 	ctx, cancel := r.context()
 	defer cancel()
 	if err := s.cfg.Events.Ping(ctx); err != nil {

@@ -21,6 +21,7 @@ type route struct {
 	method, path string
 	open         bool          // needs no credential
 	decision     bool          // logs failures and a sample only
+	single       bool          // answers one decision
 	authzen      bool          // errors are AuthZEN's JSON strings
 	query        bool          // reads the query; without it any parameter is a fault
 	ended        bool          // root may act in a customer that has ended
@@ -93,6 +94,9 @@ func (r *request) run() (err error) {
 		return err
 	}
 	if !r.route.open {
+		if waiting := r.s.waiting(); waiting != "" { // who asks cannot be told yet
+			return r.notReady(waiting)
+		}
 		if err := r.authenticate(); err != nil {
 			return err
 		}

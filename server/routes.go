@@ -16,11 +16,11 @@ const jsonBody = fiber.MIMEApplicationJSON
 // to it by a test.
 func (s *Server) routes() {
 	for _, rt := range []route{
-		{method: http.MethodPost, path: "/decision", decision: true, body: jsonBody, may: mayDecide, handle: s.decide},
+		{method: http.MethodPost, path: "/decision", decision: true, single: true, body: jsonBody, may: mayDecide, handle: s.decide},
 		{method: http.MethodPost, path: "/decision/batch", decision: true, body: jsonBody, may: mayDecide, handle: s.decideBatch},
 		{method: http.MethodPost, path: "/decision/explain", decision: true, body: jsonBody, may: mayDecide, handle: s.explain},
-		{method: http.MethodPost, path: "/decision/:policy", decision: true, body: jsonBody, may: mayDecide, handle: s.decide},
-		{method: http.MethodPost, path: "/access/v1/evaluation", decision: true, authzen: true, body: jsonBody, may: mayDecide, handle: s.evaluation},
+		{method: http.MethodPost, path: "/decision/:policy", decision: true, single: true, body: jsonBody, may: mayDecide, handle: s.decide},
+		{method: http.MethodPost, path: "/access/v1/evaluation", decision: true, single: true, authzen: true, body: jsonBody, may: mayDecide, handle: s.evaluation},
 		{method: http.MethodPost, path: "/access/v1/evaluations", decision: true, authzen: true, body: jsonBody, may: mayDecide, handle: s.evaluations},
 		{method: http.MethodGet, path: "/.well-known/authzen-configuration", open: true, handle: s.authzenConfiguration},
 

@@ -36,6 +36,10 @@ type Config struct {
 	Registry      *prometheus.Registry
 	Now           func() time.Time
 
+	// Ready says what decisions still wait for, "" when they can be made; nil is
+	// always ready. Until then every decision is denied, and all else 503.
+	Ready func() string
+
 	// PublicURL is the base of the URLs in the metadata document; required.
 	PublicURL string
 	// NodeID names this process in replies to Prefer: wait.

@@ -166,8 +166,14 @@ type node struct {
 	registry *prometheus.Registry
 	log      *slog.Logger
 	now      func() time.Time
+
+	parser *scopes.Parser
+	// waiting says what decisions wait for, "" once they can be made.
+	waiting atomic.Pointer[string]
 }
 
+// openNode puts the parts together. Its server can be started, and denies, until
+// load has filled the table.
 func openNode(ctx context.Context, cmd *ServeCmd, baseURL string, log *slog.Logger) (*node, error) {
 	now := newClock()
 	b, err := cmd.open(ctx, now)
@@ -176,11 +182,8 @@ func openNode(ctx context.Context, cmd *ServeCmd, baseURL string, log *slog.Logg
 	}
 	n := &node{base: b, table: &cache.Table{}, log: log, now: now, registry: prometheus.NewRegistry()}
 	parser := scopes.NewParser(compiledRegexps)
-	atStart := debug.SetGCPercent(400) // loading makes much that lives, and little garbage
-	if err := b.db.Load(ctx, n.table, parser, b.peppers); err != nil {
-		return nil, errors.Join(err, n.close())
-	}
-	setHeadroom(atStart)
+	n.parser = parser
+	n.waitFor("records are being loaded")
 	n.uses = authz.NewUses(b.db)
 	auth := authz.NewAuthenticator(n.table, b.peppers, b.root, n.uses)
 	publicURL := cmd.PublicURL
@@ -196,7 +199,7 @@ func openNode(ctx context.Context, cmd *ServeCmd, baseURL string, log *slog.Logg
 		Root:      b.root,
 		PDP: authz.NewPDP(authz.PDPConfig{Table: n.table, Auth: auth, Metadata: authz.NewMetadata(b.db, keptMetadata),
 			MaxStaleness: cmd.MaxStaleness, Concurrency: atOnce(cmd.PolicyConcurrency)}),
-		Table: n.table, Parser: parser, Record: b.db, Events: b.db,
+		Table: n.table, Parser: parser, Record: b.db, Events: b.db, Ready: n.ready,
 		Log: log, Registry: n.registry, Now: now,
 		PublicURL: publicURL, NodeID: nodeID(), SealKey: b.keyring.Seal,
 		TooManyKeysStatus: cmd.Compat.TooManyKeysStatus, TrustedProxies: cmd.TrustedProxies,
@@ -205,6 +208,20 @@ func openNode(ctx context.Context, cmd *ServeCmd, baseURL string, log *slog.Logg
 	})
 	return n, nil
 }
+
+// load fills memory with what decisions need.
+func (n *node) load(ctx context.Context) error {
+	atStart := debug.SetGCPercent(400) // loading makes much that lives, and little garbage
+	if err := n.db.Load(ctx, n.table, n.parser, n.peppers); err != nil {
+		return err
+	}
+	setHeadroom(atStart)
+	n.waitFor("")
+	return nil
+}
+
+func (n *node) ready() string       { return *n.waiting.Load() }
+func (n *node) waitFor(what string) { n.waiting.Store(&what) }
 
 // atOnce is how many evaluations of one customer may run at the same time: some
 // processors are always left to the others.

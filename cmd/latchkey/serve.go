@@ -147,9 +147,30 @@ func (cmd *ServeCmd) Run(ctx context.Context, std streams) (err error) {
 	if err != nil {
 		return err
 	}
+	if private != nil {
+		defer func() { err = errors.Join(err, private.Close()) }()
+	}
+	served := make(chan error, 1)
+	go func() { served <- n.api.Serve(ln, secure) }() // it denies until all is loaded
+	stop := func() error {
+		ctx, cancel := context.WithTimeout(context.Background(), cmd.StopTimeout)
+		defer cancel()
+		err := n.api.Shutdown(ctx)
+		_ = ln.Close() // where the stop came before the server took the listener
+		<-served
+		return err
+	}
+	if err := n.load(ctx); err != nil {
+		err = errors.Join(err, stop())
+		if ctx.Err() != nil {
+			log.Info("stopped")
+			return nil
+		}
+		return err
+	}
 	if n.madeRoot != nil {
 		if err := showRootKey(std.out, cmd.Data, n.madeRoot.Reveal(), baseURL, ln.Addr()); err != nil {
-			return err
+			return errors.Join(err, stop())
 		}
 	} else {
 		fmt.Fprintf(std.out, "latchkey %s listens on %s\n", version(), ln.Addr())
@@ -158,24 +179,15 @@ func (cmd *ServeCmd) Run(ctx context.Context, std streams) (err error) {
 	loops, stopLoops := context.WithCancel(context.Background())
 	var running sync.WaitGroup
 	running.Go(func() { n.loop(loops) })
-	served := make(chan error, 1)
-	go func() { served <- n.api.Serve(ln, secure) }()
 	log.Info("serving", "listen", ln.Addr().String(), "private_listen", cmd.PrivateListen, "version", version(), "keys", n.table.Len())
 	select {
 	case err = <-served:
 	case <-ctx.Done():
 		log.Info("stopping")
-		stop, cancel := context.WithTimeout(context.Background(), cmd.StopTimeout)
-		defer cancel()
-		err = n.api.Shutdown(stop)
-		_ = ln.Close() // where the signal came before the server took the listener
-		<-served
+		err = stop()
 	}
 	stopLoops()
 	running.Wait()
-	if private != nil {
-		err = errors.Join(err, private.Close())
-	}
 	log.Info("stopped")
 	return err
 }
@@ -195,7 +207,7 @@ func (cmd *ServeCmd) private(n *node) (*http.Server, error) {
 		fmt.Fprintln(w, `{"status":"live"}`)
 	})
 	mux.HandleFunc("GET /health/ready", func(w http.ResponseWriter, r *http.Request) {
-		if err := n.db.Ping(r.Context()); err != nil {
+		if err := n.db.Ping(r.Context()); err != nil || n.ready() != "" {
 			w.WriteHeader(http.StatusServiceUnavailable)
 			fmt.Fprintln(w, `{"status":"not_ready"}`)
 			return
