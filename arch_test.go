@@ -54,6 +54,7 @@ var confined = map[string][]string{
 	"github.com/google/cel-go":         {"policies"},
 	"github.com/redis/go-redis":        {"cache"},
 	"github.com/alecthomas/kong":       {"cmd/latchkey"},
+	"go.opentelemetry.io/otel":         {"server", "cmd/latchkey"},
 	"net/http":                         {"server", "cmd/latchkey", "internal/bench", "internal/demo"},
 }
 

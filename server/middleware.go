@@ -73,6 +73,9 @@ func (s *Server) mount(rt *route) {
 		}
 		rt.observe.seconds[counted].Observe(took.Seconds())
 		r.log(status, took, refused)
+		if s.cfg.Tracer != nil {
+			r.trace(status, took, refused)
+		}
 		return nil
 	}
 	s.app.Add(rt.method, rt.path, handler)

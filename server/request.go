@@ -44,6 +44,7 @@ type request struct {
 func (r *request) reset() {
 	r.c, r.route, r.caller, r.body, r.id = nil, nil, authz.Caller{}, "", ""
 	r.question, r.head = authz.Request{}, head{}
+	r.decision = authz.Decision{Reasons: r.decision.Reasons[:0]}
 	r.out = r.out[:0]
 }
 

@@ -14,6 +14,7 @@ import (
 	"github.com/gofiber/fiber/v2"
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/valyala/fasthttp"
+	"go.opentelemetry.io/otel/trace"
 
 	"github.com/latchkey-dev/latchkey/audit"
 	"github.com/latchkey-dev/latchkey/authz"
@@ -35,6 +36,8 @@ type Config struct {
 	Log           *slog.Logger
 	Registry      *prometheus.Registry
 	Now           func() time.Time
+	// Tracer makes a span a request; nil makes none.
+	Tracer trace.Tracer
 
 	// Ready says what decisions still wait for, "" when they can be made; nil is
 	// always ready. Until then every decision is denied, and all else 503.

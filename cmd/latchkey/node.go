@@ -16,6 +16,7 @@ import (
 	"github.com/google/uuid"
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/collectors"
+	"go.opentelemetry.io/otel/trace"
 	"golang.org/x/sys/unix"
 
 	"github.com/latchkey-dev/latchkey"
@@ -172,10 +173,17 @@ type node struct {
 	waiting atomic.Pointer[string]
 }
 
+// nodeConfig is what a node is given beside its flags.
+type nodeConfig struct {
+	id, baseURL string
+	tracer      trace.Tracer
+	log         *slog.Logger
+}
+
 // openNode puts the parts together. Its server can be started, and denies, until
 // load has filled the table.
-func openNode(ctx context.Context, cmd *ServeCmd, baseURL string, log *slog.Logger) (*node, error) {
-	now := newClock()
+func openNode(ctx context.Context, cmd *ServeCmd, with nodeConfig) (*node, error) {
+	now, log := newClock(), with.log
 	b, err := cmd.open(ctx, now)
 	if err != nil {
 		return nil, err
@@ -188,7 +196,7 @@ func openNode(ctx context.Context, cmd *ServeCmd, baseURL string, log *slog.Logg
 	auth := authz.NewAuthenticator(n.table, b.peppers, b.root, n.uses)
 	publicURL := cmd.PublicURL
 	if publicURL == "" {
-		publicURL = baseURL
+		publicURL = with.baseURL
 	}
 	n.register(auth)
 	n.api = server.New(server.Config{
@@ -201,7 +209,7 @@ func openNode(ctx context.Context, cmd *ServeCmd, baseURL string, log *slog.Logg
 			MaxStaleness: cmd.MaxStaleness, Concurrency: atOnce(cmd.PolicyConcurrency)}),
 		Table: n.table, Parser: parser, Record: b.db, Events: b.db, Ready: n.ready,
 		Log: log, Registry: n.registry, Now: now,
-		PublicURL: publicURL, NodeID: nodeID(), SealKey: b.keyring.Seal,
+		PublicURL: publicURL, NodeID: with.id, Tracer: with.tracer, SealKey: b.keyring.Seal,
 		TooManyKeysStatus: cmd.Compat.TooManyKeysStatus, TrustedProxies: cmd.TrustedProxies,
 		AuthFailureRate: cmd.AuthFailures, LogDecisions: cmd.LogDecisions,
 		ReadTimeout: cmd.ReadTimeout, WriteTimeout: cmd.WriteTimeout, IdleTimeout: cmd.IdleTimeout,
@@ -216,7 +224,6 @@ func (n *node) load(ctx context.Context) error {
 		return err
 	}
 	setHeadroom(atStart)
-	n.waitFor("")
 	return nil
 }
 

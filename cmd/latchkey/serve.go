@@ -46,7 +46,8 @@ type ServeCmd struct {
 	IdleTimeout       time.Duration `help:"Time that a connection may wait for its next request." default:"60s" env:"LATCHKEY_IDLE_TIMEOUT"`
 	StopTimeout       time.Duration `help:"Time for running requests to end after SIGTERM." default:"10s" env:"LATCHKEY_STOP_TIMEOUT"`
 
-	Compat Compat `embed:"" prefix:"compat."`
+	Tracing `embed:""`
+	Compat  Compat `embed:"" prefix:"compat."`
 }
 
 // Compat are the points where the default follows the access-key document to the
@@ -78,7 +79,7 @@ func (cmd *ServeCmd) validate() error {
 	case cmd.TLSCert == "" && !cmd.InsecureListen && !local(cmd.Listen):
 		return usage("--listen %s would send keys in plain text over the network: give --tls-cert and --tls-key, or --insecure-listen", cmd.Listen)
 	}
-	return nil
+	return cmd.Tracing.validate()
 }
 
 // local reports whether only this machine can reach the address.
@@ -137,7 +138,19 @@ func (cmd *ServeCmd) Run(ctx context.Context, std streams) (err error) {
 	if ln.Addr().Network() == "unix" {
 		baseURL = "http://localhost"
 	}
-	n, err := openNode(ctx, cmd, baseURL, log)
+	id := nodeID()
+	tracer, flush, err := cmd.Tracing.start(ctx, id)
+	if err != nil {
+		return err
+	}
+	defer func() {
+		ctx, cancel := context.WithTimeout(context.Background(), cmd.StopTimeout)
+		defer cancel()
+		if lost := flush(ctx); lost != nil {
+			log.Warn("spans were lost", "error", lost.Error())
+		}
+	}()
+	n, err := openNode(ctx, cmd, nodeConfig{id: id, baseURL: baseURL, tracer: tracer, log: log})
 	if err != nil {
 		return err
 	}
@@ -172,7 +185,9 @@ func (cmd *ServeCmd) Run(ctx context.Context, std streams) (err error) {
 		if err := showRootKey(std.out, cmd.Data, n.madeRoot.Reveal(), baseURL, ln.Addr()); err != nil {
 			return errors.Join(err, stop())
 		}
-	} else {
+	}
+	n.waitFor("")
+	if n.madeRoot == nil {
 		fmt.Fprintf(std.out, "latchkey %s listens on %s\n", version(), ln.Addr())
 	}
 
