@@ -24,6 +24,7 @@ demo: build ## start a server of its own and walk the worked example of the acce
 
 bench: build ## measure side by side: constant handler, latchkey, OPA (WRITE=1 rewrites docs/benchmarks.md)
 	$(GO) run ./internal/bench $(if $(WRITE),-write docs/benchmarks.md)
+	$(GO) run ./internal/bench -policies $(if $(WRITE),-write docs/benchmarks-policies.md)
 
 bench-large: build ## the same with a million keys: speed, memory, start
 	$(GO) run ./internal/bench -large $(if $(WRITE),-write docs/benchmarks-large.md)

@@ -105,16 +105,29 @@ func compare(ctx context.Context, s settings, dir string) (_ *page, err error) {
 
 // startOPA runs a stock OPA with the keys' scopes as data.
 func startOPA(ctx context.Context, s settings, dir string, w *world) (*process, error) {
-	opa, err := findOPA(ctx, s)
-	if err != nil {
-		return nil, err
-	}
 	data, err := w.dataForOPA()
 	if err != nil {
 		return nil, err
 	}
-	policyFile, dataFile := filepath.Join(dir, "decision.rego"), filepath.Join(dir, "data.json")
-	if err := writeFiles(map[string][]byte{policyFile: decisionRego, dataFile: data}); err != nil {
+	dataFile := filepath.Join(dir, "data.json")
+	if err := writeFiles(map[string][]byte{dataFile: data}); err != nil {
+		return nil, err
+	}
+	p, err := startOPAWith(ctx, s, dir, string(decisionRego), dataFile)
+	if err == nil {
+		p.url += "latchkey/"
+	}
+	return p, err
+}
+
+// startOPAWith runs a stock OPA with a module and data files.
+func startOPAWith(ctx context.Context, s settings, dir, module string, data ...string) (*process, error) {
+	opa, err := findOPA(ctx, s)
+	if err != nil {
+		return nil, err
+	}
+	policyFile := filepath.Join(dir, "policy.rego")
+	if err := writeFiles(map[string][]byte{policyFile: []byte(module)}); err != nil {
 		return nil, err
 	}
 	address, err := freeAddress()
@@ -122,9 +135,9 @@ func startOPA(ctx context.Context, s settings, dir string, w *world) (*process, 
 		return nil, err
 	}
 	base := "http://" + address
-	return start(ctx, "OPA", base+"/v1/data/latchkey/", base+"/health", nil,
-		opa, "run", "--server", "--addr", address, "--skip-version-check", "--log-level", "error",
-		"--optimize-store-for-read-speed", policyFile, dataFile)
+	return start(ctx, "OPA", base+"/v1/data/", base+"/health", nil,
+		append([]string{opa, "run", "--server", "--addr", address, "--skip-version-check", "--log-level", "error",
+			"--optimize-store-for-read-speed", policyFile}, data...)...)
 }
 
 func findOPA(ctx context.Context, s settings) (string, error) {

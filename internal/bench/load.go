@@ -36,7 +36,8 @@ type load struct {
 type sample struct {
 	perSecond float64
 	p50, p99  time.Duration
-	perCPU    float64 // requests per second of the server's processor time
+	p999      time.Duration // where the script tells it
+	perCPU    float64       // requests per second of the server's processor time
 }
 
 // run sends requests for that many seconds.
@@ -63,7 +64,7 @@ func (l *load) run(ctx context.Context, seconds int) (sample, error) {
 	if err != nil {
 		return sample{}, err
 	}
-	var told struct{ Requests, Microseconds, P50, P99, Failed int64 }
+	var told struct{ Requests, Microseconds, P50, P99, P999, Failed int64 }
 	at := bytes.LastIndexByte(out, '{')
 	if at < 0 {
 		return sample{}, fmt.Errorf("wrk said %q", out)
@@ -78,6 +79,7 @@ func (l *load) run(ctx context.Context, seconds int) (sample, error) {
 		perSecond: float64(told.Requests) / float64(told.Microseconds) * 1e6,
 		p50:       time.Duration(told.P50) * time.Microsecond,
 		p99:       time.Duration(told.P99) * time.Microsecond,
+		p999:      time.Duration(told.P999) * time.Microsecond,
 		perCPU:    float64(told.Requests) / (after - before),
 	}, nil
 }

@@ -18,6 +18,7 @@ type settings struct {
 	opa     string
 	write   string
 	large   bool
+	policy  bool
 	pprof   string
 	seconds int
 	rounds  int
@@ -33,6 +34,7 @@ func main() {
 	flag.StringVar(&s.opa, "opa", "", "stock OPA; looked for where empty")
 	flag.StringVar(&s.write, "write", "", "write the page to `FILE` as Markdown")
 	flag.BoolVar(&s.large, "large", false, "a million keys against a thousand")
+	flag.BoolVar(&s.policy, "policies", false, "decisions by CEL and Rego policies")
 	flag.StringVar(&s.pprof, "pprof", "", "write a CPU profile of latchkey under this load into `DIR` instead of measuring")
 	flag.IntVar(&s.seconds, "seconds", 1, "length of one measurement")
 	flag.IntVar(&s.rounds, "rounds", 17, "measurements of each server; the median counts")
@@ -62,6 +64,9 @@ func run(ctx context.Context, s settings) error {
 	measure := compare
 	if s.large {
 		measure = compareLarge
+	}
+	if s.policy {
+		measure = comparePolicies
 	}
 	p, err := measure(ctx, s, dir)
 	if err != nil || p == nil {

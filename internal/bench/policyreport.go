@@ -1,0 +1,63 @@
+package main
+
+import (
+	"fmt"
+	"time"
+)
+
+// policyResults are the figures of decisions by policy.
+type policyResults struct {
+	answer                   int     // bytes of a CEL decision
+	cel, repeating, distinct *rounds // constant and latchkey; latchkey and OPA, twice
+	publishing               *published
+}
+
+func (p *policyResults) page() *page {
+	celRatio, repeating, distinct := p.cel.ratio(1, 0, bySecond), p.repeating.ratio(0, 1, bySecond), p.distinct.ratio(0, 1, bySecond)
+	slower := p.publishing.slowdown()
+	goalOf := func(name string, got, want float64) goal {
+		return goal{name: name, want: fmt.Sprintf("≥ %.1f", want), got: fmt.Sprintf("%.2f", got), met: got >= want}
+	}
+	figures := table{title: "Figures, as context", rows: [][]string{{"What is asked", "Server", "Requests/s", "p50", "p99", "Requests per second of processor time"}}}
+	for _, m := range []struct {
+		what    string
+		r       *rounds
+		servers []string
+	}{
+		{"CEL, 20 rules", p.cel, []string{"constant handler", "latchkey"}},
+		{"Rego, inputs repeat", p.repeating, []string{"latchkey", "OPA"}},
+		{"Rego, inputs never repeat", p.distinct, []string{"latchkey", "OPA"}},
+	} {
+		for i, name := range m.servers {
+			figures.rows = append(figures.rows, append([]string{m.what}, m.r.summary(i).row(name)...))
+		}
+	}
+	at := func(list []sample) string {
+		return milliseconds(time.Duration(middle(list, func(s sample) float64 { return float64(s.p999) })))
+	}
+	return &page{
+		title: "Benchmarks of policies",
+		what: "What a decision by a customer's own policy costs, next to a handler that answers a constant and next to a stock Open Policy Agent\n" +
+			"with the same Rego. `make bench` measures it anew; `make bench WRITE=1` rewrites this page.",
+		busy: p.cel.busy || p.repeating.busy || p.distinct.busy,
+		goals: []goal{
+			goalOf("CEL policy of 20 rules, the tenth matching: requests per second, latchkey / constant handler", celRatio, wantCELOfConstant),
+			goalOf("Rego policy, inputs that repeat (Zipf over 10,000): latchkey / OPA", repeating, wantRepeating),
+			goalOf("Rego policy, inputs that never repeat: latchkey / OPA", distinct, wantDistinct),
+			{name: "p99.9 while one of 200 policies is published, to that at rest; no request failed", want: fmt.Sprintf("≤ %.1f", wantPublishing), got: fmt.Sprintf("%.2f", slower), met: slower <= wantPublishing},
+		},
+		tables: []table{figures, {title: "Publishing", rows: [][]string{
+			{"p99.9 at rest", "p99.9 while publishing", "Versions published"},
+			{at(p.publishing.rest), at(p.publishing.during), thousands(float64(p.publishing.versions))},
+		}}},
+		how: []string{
+			machine(),
+			fmt.Sprintf("Speed: the servers are pinned to one core with GOMAXPROCS=1, the client, wrk with one thread and %d connections that stay open, to another. latchkey is the binary of `make build`: `POST /decision/{policy}`, authenticated by an access key.", connections),
+			p.cel.String(),
+			fmt.Sprintf("The constant handler answers with the same %d bytes that latchkey's CEL decision has.", p.answer),
+			"OPA is stock `opa run --server`, release " + opaVersion + ", with the same module, `internal/bench/documents.rego`, asked `POST /v1/data/policies/documents/allow`. 500 questions are asked of both first, and every answer is held to the right one.",
+			fmt.Sprintf("Inputs that repeat: %s drawn by Zipf's law (s = 1.1) from %s different ones, asked at random. Inputs that never repeat: %s different ones in order, more than any memo of latchkey's keeps.", thousands(drawn), thousands(distinctInputs), thousands(endlessInputs)),
+			fmt.Sprintf("Publishing: the server has all cores, and the client shares them. In turns of %d s: at rest, and while one Rego policy of 200 is published ten times a second. The median of %d turns counts; a failed request would end the measurement.", publishingSeconds, len(p.publishing.rest)),
+		},
+	}
+}
