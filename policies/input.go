@@ -1,6 +1,10 @@
 package policies
 
 import (
+	"sync/atomic"
+
+	"github.com/open-policy-agent/opa/v1/ast"
+
 	"github.com/latchkey-dev/latchkey"
 	"github.com/latchkey-dev/latchkey/internal/strictjson"
 )
@@ -87,6 +91,7 @@ func (e *Entity) Properties(yield func(string, strictjson.Value) bool) {
 type Properties struct {
 	doc  strictjson.Doc
 	text string
+	rego atomic.Pointer[ast.Term] // the same as OPA's value, once asked for
 }
 
 // NewProperties parses the text of a JSON object.

@@ -1,0 +1,5 @@
+package policies
+
+func (r *regoReads) memoised(id uint64, s *Snapshot, in *Input, run func() (Result, error)) (Result, error) {
+	return run()
+}
