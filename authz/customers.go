@@ -5,6 +5,7 @@ import (
 
 	"github.com/latchkey-dev/latchkey"
 	"github.com/latchkey-dev/latchkey/audit"
+	"github.com/latchkey-dev/latchkey/policies"
 )
 
 // DefaultCustomer is the customer that a first start makes; it cannot end.
@@ -81,18 +82,51 @@ func (s *Customers) List(ctx context.Context, call Call, limit, offset int) ([]C
 type CustomerPatch struct {
 	Name          *string
 	MaxActiveKeys *int
+	DefaultPolicy *string // "": the built-in one
 }
 
-// Patch changes a customer.
-func (s *Customers) Patch(ctx context.Context, call Call, id string, p CustomerPatch) (CustomerRecord, error) {
-	return s.update(ctx, call, id, "customer.update", func(c *CustomerRecord) {
+// Patch changes a customer. A default policy that is not there is Invalid, at
+// /default_policy; a new one decides in this process when the call returns.
+func (s *Customers) Patch(ctx context.Context, call Call, id string, p CustomerPatch) (c CustomerRecord, err error) {
+	change := func(c *CustomerRecord) {
 		if p.Name != nil {
 			c.Name = *p.Name
 		}
 		if p.MaxActiveKeys != nil {
 			c.MaxActiveKeys = *p.MaxActiveKeys
 		}
+	}
+	if p.DefaultPolicy == nil {
+		c, _, err = s.update(ctx, call, id, "customer.update", "", change)
+		return c, err
+	}
+	if err := s.May(&call.Caller); err != nil {
+		return c, err
+	}
+	customer := s.table.Customer(id)
+	if customer == nil {
+		return c, errCustomerNotFound
+	}
+	name, said := *p.DefaultPolicy, `{"default_policy":null}`
+	if name != "" {
+		said = changes("default_policy", name)
+	}
+	err = customer.Policies.Update(func(in *policies.Snapshot) (*policies.Snapshot, error) {
+		if name != "" && in.Policy(name) == nil && !customer.Deleted() {
+			return nil, latchkey.InvalidFaults(latchkey.Fault{Pointer: "/default_policy", Code: "policy_not_found", Detail: "there is no such policy"})
+		}
+		var seq int64
+		var err error
+		c, seq, err = s.update(ctx, call, id, "customer.update", said, func(c *CustomerRecord) {
+			change(c)
+			c.DefaultPolicy = name
+		})
+		if err != nil {
+			return nil, err
+		}
+		return in.Edit(seq, call.Now, func(d *policies.Draft) { d.SetDefault(name) }), nil
 	})
+	return c, err
 }
 
 // Delete ends a customer and every credential of it at once. Its id is never
@@ -104,7 +138,7 @@ func (s *Customers) Delete(ctx context.Context, call Call, id string) error {
 		}
 		return latchkey.Errorf(latchkey.Conflict, "default_customer", "the default customer cannot be deleted")
 	}
-	_, err := s.update(ctx, call, id, "customer.delete", func(c *CustomerRecord) { c.DeletedAt = call.Now })
+	_, _, err := s.update(ctx, call, id, "customer.delete", "", func(c *CustomerRecord) { c.DeletedAt = call.Now })
 	if err != nil {
 		return err
 	}
@@ -113,12 +147,13 @@ func (s *Customers) Delete(ctx context.Context, call Call, id string) error {
 	return nil
 }
 
-func (s *Customers) update(ctx context.Context, call Call, id, action string, change func(*CustomerRecord)) (c CustomerRecord, err error) {
+// update changes the record; said is what its event tells of the change.
+func (s *Customers) update(ctx context.Context, call Call, id, action, said string, change func(*CustomerRecord)) (c CustomerRecord, seq int64, err error) {
 	if err := s.May(&call.Caller); err != nil {
-		return c, err
+		return c, 0, err
 	}
 	if id == audit.SystemChain {
-		return c, errCustomerNotFound
+		return c, 0, errCustomerNotFound
 	}
 	err = s.record.Change(ctx, Change{Chain: id, By: call.Caller, At: call.Now}, func(tx Tx) (audit.Draft, error) {
 		if c, err = tx.Customer(ctx); err != nil {
@@ -128,9 +163,12 @@ func (s *Customers) update(ctx context.Context, call Call, id, action string, ch
 		if err := tx.UpdateCustomer(ctx, c); err != nil {
 			return audit.Draft{}, err
 		}
-		return call.draft(action, customerResource(c)), nil
+		seq = tx.Seq()
+		d := call.draft(action, customerResource(c))
+		d.Changes = said
+		return d, nil
 	})
-	return c, err
+	return c, seq, err
 }
 
 func customerResource(c CustomerRecord) audit.Resource {

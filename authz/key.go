@@ -192,7 +192,7 @@ type SecretState struct {
 	Key    *KeyState
 }
 
-// Customer is a tenant in memory.
+// Customer is a tenant in memory. Immutable but for its end and its policies.
 type Customer struct {
 	ID string
 	// Policies is the customer's snapshot in force.

@@ -25,6 +25,19 @@ type Record interface {
 	CustomerRecords(ctx context.Context, limit, offset int) ([]CustomerRecord, int, error)
 	Reply(ctx context.Context, id ReplyID, now latchkey.Instant) (Reply, bool, error)
 
+	// Policy returns the latest version of a policy.
+	Policy(ctx context.Context, customer, name string) (PolicyRecord, error)
+	// PolicyRecords lists a customer's policies by name, without documents.
+	PolicyRecords(ctx context.Context, customer string) ([]PolicyRecord, error)
+	// PolicyVersions lists the versions that are kept, newest first, without
+	// documents.
+	PolicyVersions(ctx context.Context, customer, name string) ([]PolicyRecord, error)
+	// PolicyVersion returns one version.
+	PolicyVersion(ctx context.Context, customer, name string, version int64) (PolicyRecord, error)
+	// LoadPolicies returns what every customer that has not ended, and has
+	// policies or a default policy, decides by.
+	LoadPolicies(ctx context.Context) ([]CustomerPolicies, error)
+
 	// WriteUses records last uses and re-made digests; a use older than the
 	// recorded one is left out.
 	WriteUses(ctx context.Context, uses []Use, digests []Rehash) error
@@ -54,6 +67,15 @@ type Tx interface {
 	RevokeKey(ctx context.Context, id KeyID, at latchkey.Instant) error
 	// RotateKey puts the new secret in place, with the old ones ending as given.
 	RotateKey(ctx context.Context, k Key, s KeySecret, ends map[Kid]latchkey.Instant) error
+
+	// Policy returns the latest version of a policy of the chain's customer.
+	Policy(ctx context.Context, name string) (PolicyRecord, error)
+	CountPolicies(ctx context.Context) (int, error)
+	// InsertPolicy writes a new policy with its first version.
+	InsertPolicy(ctx context.Context, p PolicyRecord) error
+	// UpdatePolicy writes a further version and drops those past the last keep.
+	UpdatePolicy(ctx context.Context, p PolicyRecord, keep int) error
+	DeletePolicy(ctx context.Context, id string) error
 
 	RootSecret(ctx context.Context) (KeySecret, bool, error)
 	SetRootSecret(ctx context.Context, s KeySecret, at latchkey.Instant) error
@@ -85,9 +107,31 @@ type KeyPage struct {
 type CustomerRecord struct {
 	ID            string
 	Name          string
-	MaxActiveKeys int // 0: the server's default
+	MaxActiveKeys int    // 0: the server's default
+	DefaultPolicy string // "": the built-in one
 	CreatedAt     latchkey.Instant
 	DeletedAt     latchkey.Instant
+}
+
+// PolicyRecord is a version of a policy as stored.
+type PolicyRecord struct {
+	ID          string // of the record: another one when a name is used again
+	Name        string
+	Language    string
+	Description string           // "" where one version of many is told of
+	Version     int64            // from 1
+	Document    string           // canonical JSON; "" in lists
+	CreatedAt   latchkey.Instant // of the policy
+	UpdatedAt   latchkey.Instant // when this version was made
+	Author      audit.Actor      // who made this version: type and id
+}
+
+// CustomerPolicies are the latest versions of all policies of a customer.
+type CustomerPolicies struct {
+	Customer string
+	Seq      int64 // of the customer's last change
+	Default  string
+	Policies []PolicyRecord
 }
 
 // Use is one recorded use of a key.

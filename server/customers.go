@@ -98,8 +98,8 @@ func (s *Server) getCustomer(r *request) error {
 	return r.json(http.StatusOK)
 }
 
-// patchCustomer takes name, max_active_keys and default_policy. No policy can
-// be stored yet, so the only default there is is none: null.
+// patchCustomer takes name, max_active_keys and default_policy, where null is
+// the built-in policy.
 func (s *Server) patchCustomer(r *request) error {
 	var name, limit, policy strictjson.Value
 	err := members(r.root(), "", map[string]*strictjson.Value{"name": &name, "max_active_keys": &limit, "default_policy": &policy})
@@ -122,9 +122,15 @@ func (s *Server) patchCustomer(r *request) error {
 		patch.MaxActiveKeys = &n
 	}
 	switch policy.Kind() {
-	case strictjson.Missing, strictjson.Null:
+	case strictjson.Missing:
+	case strictjson.Null:
+		patch.DefaultPolicy = new(string)
 	case strictjson.String:
-		return faultAt("/default_policy", "policy_not_found", "there is no such policy")
+		name := strings.Clone(policy.Text())
+		if !latchkey.ValidName(name) {
+			return faultAt("/default_policy", "policy_not_found", "there is no such policy")
+		}
+		patch.DefaultPolicy = &name
 	default:
 		return faultAt("/default_policy", "wrong_type", "want a policy's name or null, got "+policy.Kind().String())
 	}
@@ -159,7 +165,13 @@ func appendCustomer(b []byte, c *authz.CustomerRecord) []byte {
 	} else {
 		b = strconv.AppendInt(b, int64(c.MaxActiveKeys), 10)
 	}
-	b = appendInstant(append(b, `,"default_policy":null,"created_at":`...), c.CreatedAt)
+	b = append(b, `,"default_policy":`...)
+	if c.DefaultPolicy == "" {
+		b = append(b, `null`...)
+	} else {
+		b = strictjson.AppendString(b, c.DefaultPolicy)
+	}
+	b = appendInstant(append(b, `,"created_at":`...), c.CreatedAt)
 	return append(b, '}')
 }
 

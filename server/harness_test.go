@@ -69,7 +69,8 @@ type options struct {
 	mode      authz.Mode
 	peppers   string
 	record    func(authz.Record) authz.Record // stands between the services and the database
-	tamper    bool                            // the test breaks the audit chain on purpose
+	origin    func(customer string) string
+	tamper    bool // the test breaks the audit chain on purpose
 }
 
 // api is a whole server in this process: SQLite in a directory of its own, a
@@ -161,6 +162,9 @@ func start(t testing.TB, change ...func(*options)) *api {
 	cfg.Authenticator, cfg.Table, cfg.Parser, cfg.Record, cfg.Events, cfg.Root = a.auth, a.table, parser, record, a.db, root
 	cfg.Keys = authz.NewKeys(authz.KeysConfig{Record: record, Table: a.table, Parser: parser, Peppers: peppers, Mode: o.mode, MaxActive: o.maxActive})
 	cfg.Customers = authz.NewCustomers(record, a.table)
+	cfg.Policies = authz.NewPolicies(authz.PoliciesConfig{Record: record, Table: a.table, Origin: o.origin})
+	_, err = cfg.Policies.Load(ctx, at)
+	must(err)
 	cfg.PDP = authz.NewPDP(authz.PDPConfig{Table: a.table, Auth: a.auth, Metadata: authz.NewMetadata(record, 16), MaxStaleness: 30 * time.Second, Concurrency: 2})
 	cfg.Log = slog.New(slog.NewJSONHandler(a.log, &slog.HandlerOptions{Level: slog.LevelDebug}))
 	cfg.Registry, cfg.Now, cfg.NodeID, cfg.SealKey = a.registry, a.clock.now, "node-1", sealKey

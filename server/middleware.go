@@ -30,6 +30,7 @@ type route struct {
 	body         string        // content type; "" for none
 	deadline     time.Duration // of everything that waits
 	may          func(*authz.Caller) error
+	named        func(*authz.Caller, string) error // the same of the path's name, where that counts
 	handle       func(*request) error
 	observe      observers
 }
@@ -105,6 +106,11 @@ func (r *request) run() (err error) {
 		}
 		if err := r.route.may(&r.caller); err != nil {
 			return err
+		}
+		if r.route.named != nil {
+			if err := r.route.named(&r.caller, r.param("name")); err != nil {
+				return err
+			}
 		}
 		if !r.route.query && !r.route.authzen && len(r.c.Context().URI().QueryString()) > 0 {
 			if err := r.query().err(); err != nil {

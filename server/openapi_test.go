@@ -253,6 +253,7 @@ func startOpenAPI(t *testing.T, doc *openapiDocument, change func(*server.Config
 		Authenticator: auth,
 		Keys:          authz.NewKeys(authz.KeysConfig{Record: s.db, Table: table, Parser: parser, Peppers: peppers, Mode: authz.Live, MaxActive: 10}),
 		Customers:     authz.NewCustomers(s.db, table),
+		Policies:      authz.NewPolicies(authz.PoliciesConfig{Record: s.db, Table: table}),
 		Root:          root, PDP: authz.NewPDP(authz.PDPConfig{Table: table, Auth: auth, MaxStaleness: 30 * time.Second}), Table: table, Parser: parser, Record: s.db, Events: s.db,
 		Log: slog.New(slog.DiscardHandler), Registry: prometheus.NewRegistry(), Now: now,
 		PublicURL: "http://latchkey.example", NodeID: "openapi", SealKey: secrets.Seal, AuthFailureRate: 1000,

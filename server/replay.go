@@ -17,6 +17,7 @@ import (
 type reply struct {
 	Status   int
 	Location string
+	ETag     string `json:",omitempty"`
 	Body     []byte
 }
 
@@ -100,6 +101,9 @@ func (r *request) replay(id authz.ReplyID, body [32]byte, idempotencyKey string)
 func (r *request) send(a reply) error {
 	if a.Location != "" {
 		r.c.Set("Location", a.Location)
+	}
+	if a.ETag != "" {
+		r.c.Set("ETag", a.ETag)
 	}
 	r.c.Set("Cache-Control", "no-store")
 	r.out = append(r.out[:0], a.Body...)

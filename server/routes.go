@@ -34,6 +34,15 @@ func (s *Server) routes() {
 		{method: http.MethodGet, path: "/v1/access_keys/:id/rego", may: s.cfg.Keys.MayList, handle: s.keyRego},
 		{method: http.MethodPost, path: "/v1/introspect", decision: true, body: fiber.MIMEApplicationForm, may: mayDecide, handle: s.introspect},
 
+		{method: http.MethodPost, path: "/v1/policies", change: true, body: jsonBody, may: s.cfg.Policies.MayCreate, handle: s.createPolicy},
+		{method: http.MethodGet, path: "/v1/policies", query: true, may: s.cfg.Policies.MayList, handle: s.listPolicies},
+		{method: http.MethodGet, path: "/v1/policies/:name", may: anyone, named: s.cfg.Policies.MayRead, handle: s.getPolicy},
+		{method: http.MethodPut, path: "/v1/policies/:name", change: true, body: jsonBody, may: anyone, named: s.cfg.Policies.MayUpdate, handle: s.putPolicy},
+		{method: http.MethodDelete, path: "/v1/policies/:name", change: true, may: anyone, named: s.cfg.Policies.MayDelete, handle: s.deletePolicy},
+		{method: http.MethodGet, path: "/v1/policies/:name/versions", query: true, may: anyone, named: s.cfg.Policies.MayRead, handle: s.listVersions},
+		{method: http.MethodGet, path: "/v1/policies/:name/versions/:version", may: anyone, named: s.cfg.Policies.MayRead, handle: s.getVersion},
+		{method: http.MethodPost, path: "/v1/policies/:name/rollback", change: true, body: jsonBody, may: anyone, named: s.cfg.Policies.MayUpdate, handle: s.rollbackPolicy},
+
 		{method: http.MethodPost, path: "/v1/customers", system: true, body: jsonBody, may: s.cfg.Customers.May, handle: s.createCustomer},
 		{method: http.MethodGet, path: "/v1/customers", query: true, system: true, may: s.cfg.Customers.May, handle: s.listCustomers},
 		{method: http.MethodGet, path: "/v1/customers/:id", system: true, may: s.cfg.Customers.May, handle: s.getCustomer},

@@ -27,6 +27,7 @@ type Config struct {
 	Authenticator *authz.Authenticator
 	Keys          *authz.Keys
 	Customers     *authz.Customers
+	Policies      *authz.Policies
 	Root          *authz.RootKey
 	PDP           *authz.PDP
 	Table         authz.KeyTable
@@ -152,6 +153,7 @@ const (
 	smallestBody = 64 << 10
 	decisionBody = 256 << 10
 	batchBody    = 1 << 20
+	policyBody   = 1 << 20
 )
 
 // bodyLimit sees the request target as it was sent, absolute form and query
@@ -175,6 +177,8 @@ func bodyLimit(uri []byte) int {
 	switch {
 	case target == "/decision/batch", target == "/access/v1/evaluations":
 		return batchBody
+	case target == "/v1/policies", strings.HasPrefix(target, "/v1/policies/"):
+		return policyBody
 	case target == "/decision", strings.HasPrefix(target, "/decision/"), strings.HasPrefix(target, "/access/v1/"):
 		return decisionBody
 	}

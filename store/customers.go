@@ -15,7 +15,7 @@ func errCustomerNotFound() error {
 	return latchkey.Errorf(latchkey.NotFound, "customer_not_found", "there is no such customer")
 }
 
-const customerColumns = `id, name, max_active_keys, created_at, deleted_at`
+const customerColumns = `id, name, max_active_keys, default_policy, created_at, deleted_at`
 
 // rows is what both a pool and a transaction can do.
 type rows interface {
@@ -26,7 +26,7 @@ type rows interface {
 type scanner interface{ Scan(dest ...any) error }
 
 func scanCustomer(row scanner) (c authz.CustomerRecord, err error) {
-	err = row.Scan(&c.ID, &c.Name, &c.MaxActiveKeys, (*int64)(&c.CreatedAt), (*int64)(&c.DeletedAt))
+	err = row.Scan(&c.ID, &c.Name, &c.MaxActiveKeys, &c.DefaultPolicy, (*int64)(&c.CreatedAt), (*int64)(&c.DeletedAt))
 	return c, err
 }
 
@@ -67,8 +67,8 @@ func (t *tx) Customer(ctx context.Context) (authz.CustomerRecord, error) {
 }
 
 func (t *tx) InsertCustomer(ctx context.Context, c authz.CustomerRecord) error {
-	_, err := t.ExecContext(ctx, `INSERT INTO customers (id, name, max_active_keys, seq, created_at, deleted_at) VALUES ($1, $2, $3, 0, $4, $5)`,
-		c.ID, c.Name, c.MaxActiveKeys, int64(c.CreatedAt), int64(c.DeletedAt))
+	_, err := t.ExecContext(ctx, `INSERT INTO customers (id, name, max_active_keys, default_policy, seq, created_at, deleted_at) VALUES ($1, $2, $3, $4, 0, $5, $6)`,
+		c.ID, c.Name, c.MaxActiveKeys, c.DefaultPolicy, int64(c.CreatedAt), int64(c.DeletedAt))
 	if unique(err) {
 		return latchkey.Errorf(latchkey.Conflict, "customer_exists", "that id is, or was, another customer's")
 	}
@@ -79,8 +79,8 @@ func (t *tx) InsertCustomer(ctx context.Context, c authz.CustomerRecord) error {
 }
 
 func (t *tx) UpdateCustomer(ctx context.Context, c authz.CustomerRecord) error {
-	_, err := t.ExecContext(ctx, `UPDATE customers SET name = $2, max_active_keys = $3, deleted_at = $4 WHERE id = $1`,
-		c.ID, c.Name, c.MaxActiveKeys, int64(c.DeletedAt))
+	_, err := t.ExecContext(ctx, `UPDATE customers SET name = $2, max_active_keys = $3, default_policy = $4, deleted_at = $5 WHERE id = $1`,
+		c.ID, c.Name, c.MaxActiveKeys, c.DefaultPolicy, int64(c.DeletedAt))
 	if err != nil {
 		return fmt.Errorf("update customer %s: %w", c.ID, err)
 	}

@@ -165,10 +165,12 @@ type node struct {
 	uses     *authz.Uses
 	api      *server.Server
 	registry *prometheus.Registry
+	unusable atomic.Int64 // stored policies that did not compile at the start
 	log      *slog.Logger
 	now      func() time.Time
 
-	parser *scopes.Parser
+	parser   *scopes.Parser
+	policies *authz.Policies
 	// waiting says what decisions wait for, "" once they can be made.
 	waiting atomic.Pointer[string]
 }
@@ -192,6 +194,7 @@ func openNode(ctx context.Context, cmd *ServeCmd, with nodeConfig) (*node, error
 	parser := scopes.NewParser(compiledRegexps)
 	n.parser = parser
 	n.waitFor("records are being loaded")
+	n.policies = authz.NewPolicies(authz.PoliciesConfig{Record: b.db, Table: n.table})
 	n.uses = authz.NewUses(b.db)
 	auth := authz.NewAuthenticator(n.table, b.peppers, b.root, n.uses)
 	publicURL := cmd.PublicURL
@@ -204,6 +207,7 @@ func openNode(ctx context.Context, cmd *ServeCmd, with nodeConfig) (*node, error
 		Keys: authz.NewKeys(authz.KeysConfig{Record: b.db, Table: n.table, Parser: parser, Peppers: b.peppers,
 			Mode: authz.Mode(cmd.KeyMode), MaxActive: cmd.MaxActiveKeys}),
 		Customers: authz.NewCustomers(b.db, n.table),
+		Policies:  n.policies,
 		Root:      b.root,
 		PDP: authz.NewPDP(authz.PDPConfig{Table: n.table, Auth: auth, Metadata: authz.NewMetadata(b.db, keptMetadata),
 			MaxStaleness: cmd.MaxStaleness, Concurrency: atOnce(cmd.PolicyConcurrency)}),
@@ -223,6 +227,14 @@ func (n *node) load(ctx context.Context) error {
 	if err := n.db.Load(ctx, n.table, n.parser, n.peppers); err != nil {
 		return err
 	}
+	unusable, err := n.policies.Load(ctx, latchkey.InstantOf(n.now()))
+	if err != nil {
+		return err
+	}
+	for _, p := range unusable {
+		n.log.Error("a stored policy does not compile: it denies whoever asks it", "customer", p.Customer, "policy", p.Name, "version", p.Version, "error", authz.Redact(p.Err.Error()))
+	}
+	n.unusable.Store(int64(len(unusable)))
 	setHeadroom(atStart)
 	return nil
 }
@@ -264,6 +276,7 @@ func (n *node) register(auth *authz.Authenticator) {
 	gauge("latchkey_key_lookups", "Look-ups of secrets in the key table since the start.", func() float64 { return float64(n.table.Lookups()) })
 	gauge("latchkey_tokens_refused_unread", "Tokens refused since the start for their form or checksum, with no look-up.", func() float64 { return float64(auth.RefusedUnread()) })
 	gauge("latchkey_uses_dropped", "Last uses of keys that went unrecorded since the start.", func() float64 { return float64(n.uses.Dropped()) })
+	gauge("latchkey_policies_unusable", "Stored policies that did not compile at the start; each denies whoever asks it.", func() float64 { return float64(n.unusable.Load()) })
 	n.registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 }
 
