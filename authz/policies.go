@@ -368,6 +368,44 @@ func (s *Policies) Delete(ctx context.Context, call Call, name string, cond Cond
 	})
 }
 
+// PolicyTest is what came of cases.
+type PolicyTest struct {
+	Policy   *policies.Policy // Version 0: the given document, which is not stored
+	Results  []policies.CaseResult
+	Coverage policies.Coverage
+}
+
+// Test asks the policy in force, or the given document in its place, with the
+// sets that are in force. Nothing is published.
+func (s *Policies) Test(ctx context.Context, call Call, name string, d *policies.Document, cases []policies.Case) (t PolicyTest, err error) {
+	if err := s.MayRead(&call.Caller, name); err != nil {
+		return t, err
+	}
+	in := call.Customer.Policies.Snapshot()
+	if d == nil {
+		if t.Policy = in.Policy(name); t.Policy == nil {
+			return t, errPolicyNotFound
+		}
+	} else {
+		if t.Policy, err = s.compile(ctx, d); err != nil {
+			return t, err
+		}
+		if missing := in.Missing(t.Policy); len(missing) > 0 {
+			return t, setsNotFound(d, missing)
+		}
+	}
+	done, err := s.turn(ctx)
+	if err != nil {
+		return t, err
+	}
+	defer done()
+	t.Coverage = policies.CoverageOf(t.Policy.Document)
+	if t.Results, err = policies.Run(ctx, t.Policy, in, cases, &t.Coverage); err != nil {
+		err = latchkey.Errorf(latchkey.Unavailable, "deadline_exceeded", "the cases took too long; send fewer at a time").Because(err)
+	}
+	return t, err
+}
+
 // compile waits for its turn.
 func (s *Policies) compile(ctx context.Context, d *policies.Document) (*policies.Policy, error) {
 	switch text := d.AppendJSON(nil); {

@@ -1,7 +1,9 @@
 package server
 
 import (
+	"errors"
 	"net/http"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -215,6 +217,75 @@ func (s *Server) rollbackPolicy(r *request) error {
 	}, func(p authz.PolicyRecord) reply {
 		return reply{Status: http.StatusOK, ETag: p.ETag(), Body: appendPolicy(nil, &p)}
 	})
+}
+
+// testPolicy takes {document?, cases[]} and publishes nothing.
+func (s *Server) testPolicy(r *request) error {
+	name, err := r.policyName()
+	if err != nil {
+		return err
+	}
+	var document, cases strictjson.Value
+	if err := members(r.root(), "", map[string]*strictjson.Value{"document": &document, "cases": &cases}); err != nil {
+		return err
+	}
+	var d *policies.Document
+	if document.Kind() != strictjson.Missing {
+		if d, err = policies.ParseDocument(document, name); err != nil {
+			return below("/document", err)
+		}
+	}
+	list, err := policies.ParseCases(cases, "/cases", r.now)
+	if err != nil {
+		return err
+	}
+	ctx, cancel := r.context()
+	defer cancel()
+	t, err := s.cfg.Policies.Test(ctx, r.call(), name, d, list)
+	if err != nil {
+		return below("/document", err)
+	}
+	r.out = appendTest(r.out[:0], &t)
+	return r.json(http.StatusOK)
+}
+
+// below moves the pointers of an Invalid error to below a member.
+func below(member string, err error) error {
+	e, ok := errors.AsType[*latchkey.Error](err)
+	if !ok || e.Kind != latchkey.Invalid {
+		return err
+	}
+	faults := slices.Clone(e.Faults)
+	for i := range faults {
+		faults[i].Pointer = member + faults[i].Pointer
+	}
+	return latchkey.InvalidFaults(faults...)
+}
+
+func appendTest(b []byte, t *authz.PolicyTest) []byte {
+	b = strictjson.AppendString(append(b, `{"policy":{"name":`...), t.Policy.Document.Name)
+	b = append(b, `,"version":`...)
+	if t.Policy.Version == 0 {
+		b = append(b, `null`...)
+	} else {
+		b = strconv.AppendInt(b, t.Policy.Version, 10)
+	}
+	passed := 0
+	for i := range t.Results {
+		if t.Results[i].Passed() {
+			passed++
+		}
+	}
+	b = strconv.AppendInt(append(b, `},"passed":`...), int64(passed), 10)
+	b = strconv.AppendInt(append(b, `,"failed":`...), int64(len(t.Results)-passed), 10)
+	b = append(b, `,"results":[`...)
+	for i := range t.Results {
+		if i > 0 {
+			b = append(b, ',')
+		}
+		b = t.Results[i].AppendJSON(b)
+	}
+	return append(t.Coverage.AppendJSON(append(b, `],"coverage":`...)), '}')
 }
 
 // conditions reads If-Match and If-None-Match, each of which may stand on

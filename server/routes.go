@@ -42,6 +42,7 @@ func (s *Server) routes() {
 		{method: http.MethodGet, path: "/v1/policies/:name/versions", query: true, may: anyone, named: s.cfg.Policies.MayRead, handle: s.listVersions},
 		{method: http.MethodGet, path: "/v1/policies/:name/versions/:version", may: anyone, named: s.cfg.Policies.MayRead, handle: s.getVersion},
 		{method: http.MethodPost, path: "/v1/policies/:name/rollback", change: true, body: jsonBody, may: anyone, named: s.cfg.Policies.MayUpdate, handle: s.rollbackPolicy},
+		{method: http.MethodPost, path: "/v1/policies/:name/test", body: jsonBody, may: anyone, named: s.cfg.Policies.MayRead, handle: s.testPolicy},
 
 		{method: http.MethodPost, path: "/v1/customers", system: true, body: jsonBody, may: s.cfg.Customers.May, handle: s.createCustomer},
 		{method: http.MethodGet, path: "/v1/customers", query: true, system: true, may: s.cfg.Customers.May, handle: s.listCustomers},
