@@ -1,0 +1,291 @@
+package policies
+
+import (
+	"errors"
+	"slices"
+	"strings"
+	"sync"
+
+	"github.com/google/cel-go/cel"
+	"github.com/google/cel-go/checker"
+	"github.com/google/cel-go/common"
+	celast "github.com/google/cel-go/common/ast"
+	"github.com/google/cel-go/common/functions"
+	"github.com/google/cel-go/common/operators"
+	"github.com/google/cel-go/common/types"
+	"github.com/google/cel-go/common/types/ref"
+	"github.com/google/cel-go/ext"
+
+	"github.com/latchkey-dev/latchkey"
+)
+
+// Bounds of one rule's text.
+const (
+	celMaxDepth   = 100     // of brackets and macros within one another
+	celMaxNesting = 4       // of loops within loops
+	celMaxRegex   = 4096    // instructions of a compiled pattern
+	celMaxPattern = 256     // bytes of a pattern that is no literal
+	celMaxRange   = 100_000 // of lists.range
+	celFirst      = "latchkey_first_"
+	celInSet      = "in_set"
+)
+
+// celEnvs are the two environments: rules are compiled in one that lacks the
+// function which the other has to put them together.
+type celEnvs struct {
+	one, all  *cel.Env
+	overloads map[string]*functions.Overload
+}
+
+var celEnvironments = sync.OnceValues(func() (*celEnvs, error) {
+	object := cel.MapType(cel.StringType, cel.DynType)
+	one, err := cel.NewEnv(
+		cel.Variable("subject", object),
+		cel.Variable("action", object),
+		cel.Variable("resource", object),
+		cel.Variable("context", object),
+		cel.Variable("scope_permits", cel.BoolType),
+		cel.Variable("grants", cel.ListType(object)),
+		cel.Variable("now", cel.TimestampType),
+		cel.Function(celInSet,
+			cel.Overload("in_set_string", []*cel.Type{cel.StringType, cel.StringType}, cel.BoolType),
+			cel.Overload("in_set_int", []*cel.Type{cel.StringType, cel.IntType}, cel.BoolType),
+			cel.Overload("in_set_uint", []*cel.Type{cel.StringType, cel.UintType}, cel.BoolType),
+			cel.Overload("in_set_double", []*cel.Type{cel.StringType, cel.DoubleType}, cel.BoolType),
+		),
+		cel.OptionalTypes(),
+		ext.Strings(),
+		ext.Lists(ext.ListsMaxRangeSize(celMaxRange)),
+		ext.Sets(),
+		ext.Regex(),
+		ext.Network(),
+		cel.CrossTypeNumericComparisons(true),
+		cel.DefaultUTCTimeZone(true),
+		cel.EagerlyValidateDeclarations(true),
+		cel.ParserExpressionSizeLimit(MaxDocument),
+		cel.ParserRecursionLimit(celMaxDepth),
+		cel.ASTValidators(
+			cel.ValidateDurationLiterals(),
+			cel.ValidateTimestampLiterals(),
+			cel.ValidateRegexLiterals(),
+			cel.ValidateComprehensionNestingLimit(celMaxNesting),
+			cel.ValidateRegexProgramSizeLimit(celMaxRegex),
+		),
+	)
+	if err != nil {
+		return nil, err
+	}
+	all, err := one.Extend(
+		cel.Function(celFirst, cel.Overload(celFirst, []*cel.Type{cel.ListType(cel.BoolType)}, cel.BoolType)),
+		cel.ParserExpressionSizeLimit(2*MaxDocument),
+		cel.ParserRecursionLimit(celMaxDepth+16),
+	)
+	if err != nil {
+		return nil, err
+	}
+	e := &celEnvs{one: one, all: all, overloads: map[string]*functions.Overload{}}
+	for _, f := range all.Functions() {
+		bindings, err := f.Bindings()
+		if err != nil {
+			return nil, err
+		}
+		for _, o := range bindings {
+			e.overloads[o.Operator] = o
+		}
+	}
+	return e, nil
+})
+
+// celCompiler compiles rules alone and gathers what is wrong and what is read.
+type celCompiler struct {
+	envs   *celEnvs
+	faults []latchkey.Fault
+	reads  celReads
+}
+
+func (c *celCompiler) fault(pointer, code, detail string, at common.Location) {
+	f := latchkey.Fault{Pointer: pointer, Code: code, Detail: detail}
+	if at != nil && at.Line() > 0 {
+		f.Line, f.Column = at.Line(), at.Column()+1
+	}
+	c.faults = append(c.faults, f)
+}
+
+func (c *celCompiler) rule(pointer, text string) {
+	ast, issues := c.envs.one.Compile(text)
+	if issues.Err() != nil {
+		for _, e := range issues.Errors() {
+			c.fault(pointer, "invalid_expression", e.Message, e.Location)
+		}
+		if len(issues.Errors()) == 0 {
+			c.fault(pointer, "invalid_expression", issues.Err().Error(), nil)
+		}
+		return
+	}
+	info := ast.NativeRep().SourceInfo()
+	root := ast.NativeRep().Expr()
+	if t := ast.OutputType(); !t.IsExactType(cel.BoolType) {
+		detail := "the expression is of type " + t.String() + ", want bool"
+		if t.IsExactType(cel.DynType) {
+			detail = "the expression may be of any type; write == true"
+		}
+		c.fault(pointer, "not_bool", detail, info.GetStartLocation(root.ID()))
+	}
+	celast.PostOrderVisit(root, celast.NewExprVisitor(func(e celast.Expr) {
+		if e.Kind() != celast.CallKind || e.AsCall().FunctionName() != celInSet {
+			return
+		}
+		name := e.AsCall().Args()[0]
+		if text, ok := celText(name); ok {
+			c.reads.sets = append(c.reads.sets, text)
+		} else {
+			c.fault(pointer, "set_name_not_literal", "the name of a set must be a string literal", info.GetStartLocation(name.ID()))
+		}
+	}))
+	c.reads.of(root)
+}
+
+// celText reads a string literal.
+func celText(e celast.Expr) (string, bool) {
+	if e.Kind() != celast.LiteralKind {
+		return "", false
+	}
+	s, ok := e.AsLiteral().(types.String)
+	return string(s), ok
+}
+
+// celReads gathers what rules may look at. It goes by names alone, so a
+// variable of a macro that is called like one of ours counts too: it claims
+// too much, never too little.
+type celReads struct {
+	reads Reads
+	sets  []string
+}
+
+func (r *celReads) done() Reads {
+	slices.Sort(r.sets)
+	r.reads.Sets = slices.Compact(r.sets)
+	return r.reads
+}
+
+// of walks an expression.
+func (r *celReads) of(e celast.Expr) {
+	if path, ok := celPath(e); ok {
+		r.path(path)
+		return
+	}
+	switch e.Kind() {
+	case celast.SelectKind:
+		r.of(e.AsSelect().Operand())
+	case celast.CallKind:
+		call := e.AsCall()
+		args := call.Args()
+		if call.IsMemberFunction() {
+			args = append([]celast.Expr{call.Target()}, args...)
+		}
+		if call.FunctionName() == "size" && len(args) == 1 {
+			if path, ok := celPath(args[0]); ok && len(path) == 1 && path[0] == "grants" {
+				return // their number only
+			}
+		}
+		for _, a := range args {
+			r.of(a)
+		}
+	case celast.ListKind:
+		for _, a := range e.AsList().Elements() {
+			r.of(a)
+		}
+	case celast.MapKind:
+		for _, entry := range e.AsMap().Entries() {
+			r.of(entry.AsMapEntry().Key())
+			r.of(entry.AsMapEntry().Value())
+		}
+	case celast.StructKind:
+		for _, field := range e.AsStruct().Fields() {
+			r.of(field.AsStructField().Value())
+		}
+	case celast.ComprehensionKind:
+		loop := e.AsComprehension()
+		for _, a := range []celast.Expr{loop.IterRange(), loop.AccuInit(), loop.LoopCondition(), loop.LoopStep(), loop.Result()} {
+			r.of(a)
+		}
+	}
+}
+
+func (r *celReads) path(path []string) {
+	switch path[0] {
+	case "now":
+		r.reads.Time = true
+	case "grants":
+		r.reads.Grants = true
+	case "subject", "resource":
+		if len(path) > 1 && path[1] != "properties" {
+			return
+		}
+		if path[0] == "resource" {
+			r.reads.ResourceProperties = true
+			return
+		}
+		r.reads.SubjectProperties = true
+		if len(path) < 3 || path[2] == "metadata" {
+			r.reads.Metadata = true
+		}
+	}
+}
+
+// celPath reads a variable and the members that are selected from it by name:
+// a.b, a["b"], a.?b and has(a.b) alike.
+func celPath(e celast.Expr) ([]string, bool) {
+	switch e.Kind() {
+	case celast.IdentKind:
+		return []string{strings.TrimPrefix(e.AsIdent(), ".")}, true
+	case celast.SelectKind:
+		path, ok := celPath(e.AsSelect().Operand())
+		return append(path, e.AsSelect().FieldName()), ok
+	case celast.CallKind:
+		call := e.AsCall()
+		switch call.FunctionName() {
+		case operators.Index, operators.OptIndex, operators.OptSelect:
+			if name, ok := celText(call.Args()[1]); ok {
+				path, ok := celPath(call.Args()[0])
+				return append(path, name), ok
+			}
+		}
+	}
+	return nil, false
+}
+
+// celSizes estimates the sizes that a policy does not tell.
+type celSizes uint64
+
+func (n celSizes) EstimateSize(checker.AstNode) *checker.SizeEstimate {
+	return &checker.SizeEstimate{Max: uint64(n)}
+}
+
+func (celSizes) EstimateCallCost(function, _ string, _ *checker.AstNode, _ []checker.AstNode) *checker.CallEstimate {
+	if function != celInSet {
+		return nil
+	}
+	return &checker.CallEstimate{CostEstimate: checker.FixedCostEstimate(celInSetCost)}
+}
+
+const celInSetCost = 20
+
+// celCosts counts what calls cost at run time where cel-go does not know.
+type celCosts struct{}
+
+func (celCosts) CallCost(function, _ string, _ []ref.Val, _ ref.Val) *uint64 {
+	switch cost := uint64(celInSetCost); function {
+	case celInSet:
+		return &cost
+	default:
+		return nil
+	}
+}
+
+// celUnknownSet is a set that is not there any more.
+type celUnknownSet struct{ name string }
+
+func (e *celUnknownSet) Error() string { return "unknown set " + e.name }
+
+var errCELCostly = errors.New("too costly")
