@@ -67,9 +67,7 @@ var celEnvironments = sync.OnceValues(func() (*celEnvs, error) {
 		cel.ASTValidators(
 			cel.ValidateDurationLiterals(),
 			cel.ValidateTimestampLiterals(),
-			cel.ValidateRegexLiterals(),
 			cel.ValidateComprehensionNestingLimit(celMaxNesting),
-			cel.ValidateRegexProgramSizeLimit(celMaxRegex),
 		),
 	)
 	if err != nil {
@@ -132,7 +130,26 @@ func (c *celCompiler) rule(pointer, text string) {
 		c.fault(pointer, "not_bool", detail, info.GetStartLocation(root.ID()))
 	}
 	celast.PostOrderVisit(root, celast.NewExprVisitor(func(e celast.Expr) {
-		if e.Kind() != celast.CallKind || e.AsCall().FunctionName() != celInSet {
+		if e.Kind() == celast.ComprehensionKind {
+			loop := e.AsComprehension()
+			for _, name := range []string{loop.IterVar(), loop.IterVar2(), loop.AccuVar()} {
+				if slices.Contains(celVariables, name) {
+					c.fault(pointer, "shadowed_variable", "a macro's variable must not be called "+name, info.GetStartLocation(e.ID()))
+				}
+			}
+		}
+		if e.Kind() != celast.CallKind {
+			return
+		}
+		if literal, text, ok := celPatternOf(e.AsCall()); ok {
+			switch p, err := newCELPattern(text); {
+			case err != nil:
+				c.fault(pointer, "invalid_regex", err.Error(), info.GetStartLocation(literal.ID()))
+			case p.size > celMaxRegex:
+				c.fault(pointer, "invalid_regex", "the pattern is too large once its repetitions are written out", info.GetStartLocation(literal.ID()))
+			}
+		}
+		if e.AsCall().FunctionName() != celInSet {
 			return
 		}
 		name := e.AsCall().Args()[0]
@@ -145,6 +162,19 @@ func (c *celCompiler) rule(pointer, text string) {
 	c.reads.of(root)
 }
 
+// celPatternOf finds the literal pattern of a call that takes one.
+func celPatternOf(call celast.CallExpr) (celast.Expr, string, bool) {
+	args := call.Args()
+	if call.IsMemberFunction() {
+		args = append([]celast.Expr{call.Target()}, args...)
+	}
+	if weigh, known := celWeights[call.FunctionName()]; !known || weigh != nil || len(args) < 2 {
+		return nil, "", false
+	}
+	text, ok := celText(args[1])
+	return args[1], text, ok
+}
+
 // celText reads a string literal.
 func celText(e celast.Expr) (string, bool) {
 	if e.Kind() != celast.LiteralKind {
@@ -154,9 +184,11 @@ func celText(e celast.Expr) (string, bool) {
 	return string(s), ok
 }
 
-// celReads gathers what rules may look at. It goes by names alone, so a
-// variable of a macro that is called like one of ours counts too: it claims
-// too much, never too little.
+// celVariables are the names of a question's parts. Nothing within a rule may
+// take one of them for itself, so that a name says all.
+var celVariables = []string{"subject", "action", "resource", "context", "scope_permits", "grants", "now"}
+
+// celReads gathers what rules may look at.
 type celReads struct {
 	reads Reads
 	sets  []string

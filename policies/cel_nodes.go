@@ -3,6 +3,7 @@ package policies
 import (
 	"math"
 	"regexp"
+	"regexp/syntax"
 	"strconv"
 	"strings"
 
@@ -24,7 +25,7 @@ type celPlanner struct {
 	envs    *celEnvs
 }
 
-func (p celPlanner) decorate(i interpreter.InterpretableV2) (interpreter.InterpretableV2, error) {
+func (p celPlanner) decorate(i interpreter.InterpretableV2) (_ interpreter.InterpretableV2, err error) {
 	call, ok := i.(interpreter.InterpretableCall)
 	if !ok {
 		return i, nil
@@ -66,8 +67,8 @@ func (p celPlanner) decorate(i interpreter.InterpretableV2) (interpreter.Interpr
 			w.pattern = &celPattern{}
 			if c, ok := args[1].(interpreter.InterpretableConst); ok {
 				if s, ok := c.Value().(types.String); ok {
-					if err := w.pattern.compile(string(s)); err != nil {
-						return i, nil // an error of each evaluation
+					if w.pattern, err = newCELPattern(string(s)); err != nil {
+						return nil, err // refused before
 					}
 				}
 			}
@@ -342,12 +343,19 @@ type celPattern struct {
 	size int
 }
 
-func (p *celPattern) compile(pattern string) (err error) {
-	if p.size, err = types.RegexProgramSize(pattern); err != nil {
-		return err
+func newCELPattern(pattern string) (*celPattern, error) {
+	parsed, err := syntax.Parse(pattern, syntax.Perl)
+	if err != nil {
+		return nil, err
 	}
-	p.re, err = regexp.Compile(pattern)
-	return err
+	// Repetitions are written out: cel-go's own count of the program's size
+	// does without, and panics over any of them.
+	program, err := syntax.Compile(parsed.Simplify())
+	if err != nil {
+		return nil, err
+	}
+	re, err := regexp.Compile(pattern)
+	return &celPattern{re: re, size: len(program.Inst)}, err
 }
 
 // match runs a regex over a text. RE2 takes time in the product of the text's
@@ -358,13 +366,14 @@ func (w *celWeighed) match(e *celEvaluation, args []ref.Val) ref.Val {
 	if !ok || !isText {
 		return types.NewErr("no such overload: %s", w.Function())
 	}
-	p := *w.pattern
+	p := w.pattern
 	if p.re == nil {
 		if len(pattern) > celMaxPattern || !e.charge(len(pattern)*16) {
 			e.work = celMaxWork + 1
 			return types.WrapErr(errCELCostly)
 		}
-		if err := p.compile(string(pattern)); err != nil {
+		var err error
+		if p, err = newCELPattern(string(pattern)); err != nil {
 			return types.NewErr("invalid pattern")
 		}
 	}
