@@ -14,6 +14,8 @@ import (
 	"time"
 
 	"github.com/tidwall/gjson"
+
+	"github.com/latchkey-dev/latchkey"
 )
 
 // maxReply bounds what is read of a reply.
@@ -75,17 +77,37 @@ func (r *Remote) call(ctx context.Context, method, path string, body any) (gjson
 	return gjson.ParseBytes(text), nil
 }
 
+// refusal is a problem document that the server answered with.
+type refusal struct {
+	status       int
+	code, detail string
+	faults       []latchkey.Fault
+}
+
+func (r *refusal) Error() string {
+	lines := []string{fmt.Sprintf("the server answered %d %s: %s", r.status, r.code, r.detail)}
+	for _, f := range r.faults {
+		at := orWhole(f.Pointer)
+		if f.Line > 0 {
+			at += fmt.Sprintf(", line %d, column %d", f.Line, f.Column)
+		}
+		lines = append(lines, fmt.Sprintf("  %s: %s (%s)", at, f.Detail, f.Code))
+	}
+	return strings.Join(lines, "\n")
+}
+
 // problem makes an error of a problem document.
 func problem(status int, text []byte) error {
 	if !gjson.ValidBytes(text) {
 		return fmt.Errorf("the server answered %d", status)
 	}
 	doc := gjson.ParseBytes(text)
-	lines := []string{fmt.Sprintf("the server answered %d %s: %s", status, doc.Get("code").String(), doc.Get("detail").String())}
+	r := &refusal{status: status, code: doc.Get("code").String(), detail: doc.Get("detail").String()}
 	for _, f := range doc.Get("errors").Array() {
-		lines = append(lines, fmt.Sprintf("  %s: %s (%s)", orWhole(f.Get("pointer").String()), f.Get("detail").String(), f.Get("code").String()))
+		r.faults = append(r.faults, latchkey.Fault{Pointer: f.Get("pointer").String(), Code: f.Get("code").String(), Detail: f.Get("detail").String(),
+			Line: int(f.Get("line").Int()), Column: int(f.Get("column").Int())})
 	}
-	return fmt.Errorf("%s", strings.Join(lines, "\n"))
+	return r
 }
 
 // printJSON prints a reply as it came, indented.

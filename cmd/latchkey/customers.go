@@ -70,9 +70,10 @@ func (cmd *CustomersGetCmd) Run(ctx context.Context, g *Globals, std streams) er
 // CustomersUpdateCmd changes a customer.
 type CustomersUpdateCmd struct {
 	Remote        `embed:""`
-	ID            string `arg:"" help:"The customer's id."`
-	Name          string `help:"What it is called from now on."`
-	MaxActiveKeys int    `help:"Active keys that it may have from now on."`
+	ID            string  `arg:"" help:"The customer's id."`
+	Name          string  `help:"What it is called from now on."`
+	MaxActiveKeys int     `help:"Active keys that it may have from now on."`
+	DefaultPolicy *string `help:"Policy that decides where a request names none; empty for the built-in one." placeholder:"NAME"`
 }
 
 // Run implements the command.
@@ -83,6 +84,12 @@ func (cmd *CustomersUpdateCmd) Run(ctx context.Context, g *Globals, std streams)
 	}
 	if cmd.MaxActiveKeys != 0 {
 		body["max_active_keys"] = cmd.MaxActiveKeys
+	}
+	if cmd.DefaultPolicy != nil {
+		body["default_policy"] = cmd.DefaultPolicy
+		if *cmd.DefaultPolicy == "" {
+			body["default_policy"] = nil
+		}
 	}
 	reply, err := cmd.call(ctx, http.MethodPatch, "/v1/customers/"+url.PathEscape(cmd.ID), body)
 	return showCustomers(g, std.out, reply, err)

@@ -21,6 +21,7 @@ const (
 	exitFailed  = 1
 	exitUsage   = 2
 	exitCompile = 3 // a policy, or scopes, do not compile
+	exitCases   = 4 // a policy does not answer its cases as they require
 )
 
 func main() {
