@@ -7,7 +7,7 @@ import (
 	"sync"
 
 	"github.com/google/cel-go/cel"
-	"github.com/google/cel-go/checker"
+	cost "github.com/google/cel-go/checker"
 	"github.com/google/cel-go/common"
 	celast "github.com/google/cel-go/common/ast"
 	"github.com/google/cel-go/common/functions"
@@ -290,15 +290,15 @@ func celPath(e celast.Expr) ([]string, bool) {
 // celSizes estimates the sizes that a policy does not tell.
 type celSizes uint64
 
-func (n celSizes) EstimateSize(checker.AstNode) *checker.SizeEstimate {
-	return &checker.SizeEstimate{Max: uint64(n)}
+func (n celSizes) EstimateSize(cost.AstNode) *cost.SizeEstimate {
+	return &cost.SizeEstimate{Max: uint64(n)}
 }
 
-func (celSizes) EstimateCallCost(function, _ string, _ *checker.AstNode, _ []checker.AstNode) *checker.CallEstimate {
+func (celSizes) EstimateCallCost(function, _ string, _ *cost.AstNode, _ []cost.AstNode) *cost.CallEstimate {
 	if function != celInSet {
 		return nil
 	}
-	return &checker.CallEstimate{CostEstimate: checker.FixedCostEstimate(celInSetCost)}
+	return &cost.CallEstimate{CostEstimate: cost.FixedCostEstimate(celInSetCost)}
 }
 
 const celInSetCost = 20
