@@ -39,7 +39,7 @@ func (r *request) policy() error {
 	if r.c.Params("policy") == "" {
 		return nil
 	}
-	inPath := r.param("policy")
+	inPath := r.paramView("policy")
 	if inPath == "" { // it does not decode: no name, rather than none asked for
 		return authz.ErrPolicyNotFound()
 	}

@@ -160,8 +160,12 @@ func (r *request) source() netip.Addr {
 	return netip.Addr{}
 }
 
-// param decodes one path segment, once.
-func (r *request) param(name string) string {
+// param decodes one path segment, once. The text is the caller's to keep.
+func (r *request) param(name string) string { return strings.Clone(r.paramView(name)) }
+
+// paramView is param as a view of the connection's buffer, for routes that keep
+// nothing of their request.
+func (r *request) paramView(name string) string {
 	decoded, err := url.PathUnescape(r.c.Params(name))
 	if err != nil {
 		return ""
