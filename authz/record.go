@@ -6,6 +6,7 @@ import (
 
 	"github.com/latchkey-dev/latchkey"
 	"github.com/latchkey-dev/latchkey/audit"
+	"github.com/latchkey-dev/latchkey/scopes"
 )
 
 // Record is the database as the services need it. Implemented by store.DB.
@@ -37,6 +38,13 @@ type Record interface {
 	// LoadPolicies returns what every customer that has not ended, and has
 	// policies or a default policy, decides by.
 	LoadPolicies(ctx context.Context) ([]CustomerPolicies, error)
+	// SetRecord returns one set of a customer, NotFound without it.
+	SetRecord(ctx context.Context, customer, name string) (SetRecord, error)
+	// SetRecords returns all sets of a customer by name.
+	SetRecords(ctx context.Context, customer string) ([]SetRecord, error)
+	// SetValues returns values of a set, in the order of their bytes.
+	SetValues(ctx context.Context, set string, q ValueQuery) ([]string, error)
+	HasSetValue(ctx context.Context, set, value string) (bool, error)
 
 	// WriteUses records last uses and re-made digests; a use older than the
 	// recorded one is left out.
@@ -76,6 +84,22 @@ type Tx interface {
 	// UpdatePolicy writes a further version and drops those past the last keep.
 	UpdatePolicy(ctx context.Context, p PolicyRecord, keep int) error
 	DeletePolicy(ctx context.Context, id string) error
+	// Set returns one set of the chain's customer, NotFound without it.
+	Set(ctx context.Context, name string) (SetRecord, error)
+	CountSets(ctx context.Context) (int, error)
+	// InsertSet is a Conflict where the customer has a set of that name.
+	InsertSet(ctx context.Context, s SetRecord) error
+	UpdateSet(ctx context.Context, s SetRecord) error
+	// DeleteSet deletes a set and its values.
+	DeleteSet(ctx context.Context, set string) error
+	// AddSetValues writes a row for each value that is not there yet, and
+	// returns those.
+	AddSetValues(ctx context.Context, set string, values []string) ([]string, error)
+	// RemoveSetValues deletes the row of each value that is there, and returns
+	// those.
+	RemoveSetValues(ctx context.Context, set string, values []string) ([]string, error)
+	// EachSetValue visits all values of a set, in the order of their bytes.
+	EachSetValue(ctx context.Context, set string, visit func(value string)) error
 
 	RootSecret(ctx context.Context) (KeySecret, bool, error)
 	SetRootSecret(ctx context.Context, s KeySecret, at latchkey.Instant) error
@@ -132,6 +156,28 @@ type CustomerPolicies struct {
 	Seq      int64 // of the customer's last change
 	Default  string
 	Policies []PolicyRecord
+}
+
+// SetRecord is a set's record, without its values.
+type SetRecord struct {
+	ID          string // UUID
+	Customer    string
+	Name        string
+	EntityType  scopes.EntityType
+	Description string
+	Size        int
+	Version     int64 // counts its changes from 1
+	Seq         int64 // sequence number of its last change
+	CreatedAt   latchkey.Instant
+	UpdatedAt   latchkey.Instant
+}
+
+// ValueQuery selects values of one set by their bytes.
+type ValueQuery struct {
+	Prefix string
+	After  string // values that follow it; "" with First
+	First  bool   // from the first one on
+	Limit  int
 }
 
 // Use is one recorded use of a key.

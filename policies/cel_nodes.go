@@ -122,7 +122,9 @@ func (c *celChoice) Exec(frame *interpreter.ExecutionFrame) ref.Val {
 	return types.False
 }
 
-func (c *celChoice) Eval(vars interpreter.Activation) ref.Val { return c.Exec(interpreter.AsFrame(vars)) }
+func (c *celChoice) Eval(vars interpreter.Activation) ref.Val {
+	return c.Exec(interpreter.AsFrame(vars))
+}
 
 // celMembership is in_set.
 type celMembership struct {
@@ -172,7 +174,9 @@ func containsUint(set *Set, n uint64) (member, ok bool) {
 	return set.Contains(strconv.FormatUint(n, 10))
 }
 
-func (m *celMembership) Eval(vars interpreter.Activation) ref.Val { return m.Exec(interpreter.AsFrame(vars)) }
+func (m *celMembership) Eval(vars interpreter.Activation) ref.Val {
+	return m.Exec(interpreter.AsFrame(vars))
+}
 
 // celEquality is == and !=, which weigh what is not a single value: lists that
 // share their parts can be small in memory and endless to compare.
@@ -201,7 +205,9 @@ func (q *celEquality) Exec(frame *interpreter.ExecutionFrame) ref.Val {
 	return equal
 }
 
-func (q *celEquality) Eval(vars interpreter.Activation) ref.Val { return q.Exec(interpreter.AsFrame(vars)) }
+func (q *celEquality) Eval(vars interpreter.Activation) ref.Val {
+	return q.Exec(interpreter.AsFrame(vars))
+}
 
 // celSingle reports whether a value has no parts.
 func celSingle(v ref.Val) bool {
@@ -279,7 +285,9 @@ func (q *celTextEquality) Exec(frame *interpreter.ExecutionFrame) ref.Val {
 	return q.celEquality.Exec(frame)
 }
 
-func (q *celTextEquality) Eval(vars interpreter.Activation) ref.Val { return q.Exec(interpreter.AsFrame(vars)) }
+func (q *celTextEquality) Eval(vars interpreter.Activation) ref.Val {
+	return q.Exec(interpreter.AsFrame(vars))
+}
 
 // celWeighed is a call whose work is not bounded by what cel-go counts before
 // it is done: it is weighed first, and not made when it is too much.
@@ -335,7 +343,9 @@ func (w *celWeighed) call(args []ref.Val) ref.Val {
 	return types.NewErr("no such overload: %s", w.Function())
 }
 
-func (w *celWeighed) Eval(vars interpreter.Activation) ref.Val { return w.Exec(interpreter.AsFrame(vars)) }
+func (w *celWeighed) Eval(vars interpreter.Activation) ref.Val {
+	return w.Exec(interpreter.AsFrame(vars))
+}
 
 // celPattern is a compiled pattern; the zero one is not known before.
 type celPattern struct {
@@ -396,25 +406,25 @@ func (w *celWeighed) match(e *celEvaluation, args []ref.Val) ref.Val {
 // regexes. The rest is linear in values that are there already, which the
 // bound of the policy's cost covers.
 var celWeights = map[string]func(*celEvaluation, []ref.Val) bool{
-	"matches":                nil,
-	"regex.extract":          nil,
-	"regex.extractAll":       nil,
-	"regex.replace":          nil,
-	"sets.contains":          weighPairs,
-	"sets.equivalent":        weighPairs,
-	"sets.intersects":        weighPairs,
-	"distinct":               weighSelf,
-	"sort":                   weighSort,
-	"@sortByAssociatedKeys":  weighSort,
-	"flatten":                weighAll,
-	"format":                 weighAll,
-	"join":                   weighJoin,
-	"replace":                weighReplace,
-	"split":                  weighAll,
-	"indexOf":                weighSearch,
-	"lastIndexOf":            weighSearch,
-	"contains":               weighAll,
-	operators.Add:            weighAdd,
+	"matches":               nil,
+	"regex.extract":         nil,
+	"regex.extractAll":      nil,
+	"regex.replace":         nil,
+	"sets.contains":         weighPairs,
+	"sets.equivalent":       weighPairs,
+	"sets.intersects":       weighPairs,
+	"distinct":              weighSelf,
+	"sort":                  weighSort,
+	"@sortByAssociatedKeys": weighSort,
+	"flatten":               weighAll,
+	"format":                weighAll,
+	"join":                  weighJoin,
+	"replace":               weighReplace,
+	"split":                 weighAll,
+	"indexOf":               weighSearch,
+	"lastIndexOf":           weighSearch,
+	"contains":              weighAll,
+	operators.Add:           weighAdd,
 }
 
 func weighSecond(e *celEvaluation, args []ref.Val) bool {

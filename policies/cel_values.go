@@ -706,7 +706,9 @@ func (i *celIterator) Next() ref.Val {
 func (i *celIterator) ConvertToNative(reflect.Type) (any, error) { return i, nil }
 
 // ConvertToType implements ref.Val.
-func (i *celIterator) ConvertToType(ref.Type) ref.Val { return types.NewErr("no such overload: conversion of an iterator") }
+func (i *celIterator) ConvertToType(ref.Type) ref.Val {
+	return types.NewErr("no such overload: conversion of an iterator")
+}
 
 // Equal implements ref.Val.
 func (i *celIterator) Equal(ref.Val) ref.Val { return types.False }

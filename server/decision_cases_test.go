@@ -25,12 +25,29 @@ type decisionCase struct {
 	Deny           string         `yaml:"deny"`
 	Indexes        []int          `yaml:"indexes"`
 	RemovedIndexes []int          `yaml:"removed_indexes"`
+
+	// Of a group with policies.
+	About   map[string]any `yaml:"about"`
+	Context map[string]any `yaml:"context"`
+	Policy  string         `yaml:"policy"`
+	Permit  *bool          `yaml:"permit"`
+	Action  string         `yaml:"action"`
+	Rule    string         `yaml:"rule"`
 }
 
 type decisionGroup struct {
-	Group  string         `yaml:"group"`
-	Scopes map[string]any `yaml:"scopes"`
-	Cases  []decisionCase `yaml:"cases"`
+	Group    string                 `yaml:"group"`
+	Scopes   map[string]any         `yaml:"scopes"`
+	Portable bool                   `yaml:"portable"`
+	Policies map[string]any         `yaml:"policies"`
+	Sets     map[string]decisionSet `yaml:"sets"`
+	Default  string                 `yaml:"default"`
+	Cases    []decisionCase         `yaml:"cases"`
+}
+
+type decisionSet struct {
+	EntityType string   `yaml:"entity_type" json:"entity_type"`
+	Values     []string `yaml:"values" json:"values"`
 }
 
 func (c *decisionCase) question(t *testing.T) (action, typ, id string) {
@@ -42,8 +59,14 @@ func (c *decisionCase) question(t *testing.T) (action, typ, id string) {
 		}
 		ok = true
 	}
-	if !ok || len(parts) != 3 || (c.Allow == nil) == (c.Deny == "") {
-		t.Fatalf("want ask: action type id, and one of allow and deny: %+v", c)
+	answers := 0
+	for _, given := range []bool{c.Allow != nil, c.Deny != "", c.Permit != nil} {
+		if given {
+			answers++
+		}
+	}
+	if !ok || len(parts) != 3 || answers != 1 {
+		t.Fatalf("want ask: action type id, and one of allow, deny and permit: %+v", c)
 	}
 	return fmt.Sprint(parts[0]), fmt.Sprint(parts[1]), fmt.Sprint(parts[2])
 }
@@ -55,11 +78,27 @@ type world struct {
 	keys  map[string]key
 }
 
-func newWorld(t *testing.T, scopes map[string]any) *world {
+func newWorld(t *testing.T, g *decisionGroup) *world {
 	a := start(t)
-	customerScopes, err := json.Marshal(scopes)
+	if len(g.Scopes) == 0 { // a key without any is refused
+		g.Scopes = map[string]any{"nothing": []any{map[string]any{"f": "asked", "p": 2}}}
+	}
+	customerScopes, err := json.Marshal(g.Scopes)
 	if err != nil {
 		t.Fatal(err)
+	}
+	for name, set := range g.Sets {
+		a.do("POST", "/v1/sets", a.root, mustJSON(t, map[string]any{"name": name, "entity_type": set.EntityType, "values": set.Values})).is(201)
+	}
+	for name, policy := range g.Policies {
+		document := map[string]any{"language": "rego", "rego": policy}
+		if rules, ok := policy.(map[string]any); ok {
+			document = map[string]any{"language": "cel", "rules": rules["rules"], "default": rules["default"]}
+		}
+		a.put("/v1/policies/"+name, mustJSON(t, document))
+	}
+	if g.Default != "" {
+		a.do("PATCH", "/v1/customers/default", a.root, mustJSON(t, map[string]any{"default_policy": g.Default})).is(200)
 	}
 	soon := `"expires_at":"` + a.clock.in(time.Second) + `"`
 	w := &world{api: a, asker: a.create(`{"decision":true,"search":true}`).secret, keys: map[string]key{
@@ -74,10 +113,23 @@ func newWorld(t *testing.T, scopes map[string]any) *world {
 	return w
 }
 
+func mustJSON(t *testing.T, v any) string {
+	t.Helper()
+	text, err := json.Marshal(v)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(text)
+}
+
 func (w *world) subject(t *testing.T, c *decisionCase) map[string]any {
 	t.Helper()
 	if typ, id, ok := strings.Cut(c.Subject, " "); ok {
-		return map[string]any{"type": typ, "id": id}
+		subject := map[string]any{"type": typ, "id": id}
+		if c.About != nil {
+			subject["properties"] = c.About
+		}
+		return subject
 	}
 	k, ok := w.keys[c.Key]
 	if !ok {
@@ -165,10 +217,10 @@ func TestDecision_AnswersEveryCaseAsWritten(t *testing.T) {
 		}
 		for _, g := range groups {
 			asked += len(g.Cases)
-			t.Run(g.Group, func(t *testing.T) { newWorld(t, g.Scopes).answer(t, &g) })
+			t.Run(g.Group, func(t *testing.T) { w := newWorld(t, &g); w.answer(t, &g) })
 		}
 	}
-	if asked < 120 {
+	if asked < 250 {
 		t.Errorf("only %d cases were asked", asked)
 	}
 }
@@ -183,10 +235,15 @@ func (w *world) answer(t *testing.T, g *decisionGroup) {
 		if c.With != nil {
 			resource["properties"] = c.With
 		}
-		body, err := json.Marshal(map[string]any{"subject": w.subject(t, c), "action": map[string]any{"name": action}, "resource": resource})
-		if err != nil {
-			t.Fatal(err)
+		question := map[string]any{"subject": w.subject(t, c), "action": map[string]any{"name": action}, "resource": resource}
+		if c.Context != nil {
+			question["context"] = c.Context
 		}
+		if g.Policies != nil {
+			w.answerByPolicy(t, g, c, question)
+			continue
+		}
+		body := []byte(mustJSON(t, question))
 		entries, _ := g.Scopes[typ].([]any)
 		want := w.wanted(c, action, entries)
 		batch, wanted = append(batch, string(body)), append(wanted, want)
@@ -206,6 +263,9 @@ func (w *world) answer(t *testing.T, g *decisionGroup) {
 			}
 		}
 	}
+	if len(batch) == 0 {
+		return
+	}
 	r := w.do("POST", "/decision/batch", w.asker, `{"evaluations":[`+strings.Join(batch, ",")+`]}`).is(200)
 	list := r.get("evaluations").Array()
 	if len(list) != len(wanted) {
@@ -214,6 +274,34 @@ func (w *world) answer(t *testing.T, g *decisionGroup) {
 	for i, e := range list {
 		if diff := cmp.Diff(wanted[i], answered(e.Raw)); diff != "" {
 			t.Errorf("batch, %v: %s", g.Cases[i].Ask, diff)
+		}
+	}
+}
+
+// answerByPolicy holds the answer's decision, action, rule and last reason to
+// the case.
+func (w *world) answerByPolicy(t *testing.T, g *decisionGroup, c *decisionCase, question map[string]any) {
+	t.Helper()
+	paths := []string{"/decision", "/decision/explain"}
+	if c.Policy == "" {
+		paths = append(paths, "/access/v1/evaluation", "/decision/"+g.Default)
+	} else {
+		question["policy"] = c.Policy
+		paths = append(paths, "/decision/"+c.Policy)
+	}
+	for _, path := range paths {
+		r := w.do("POST", path, w.asker, mustJSON(t, question)).is(200)
+		permit, reasons := c.Permit != nil && *c.Permit, r.get("context.reasons").Array()
+		if r.get("decision").Bool() != permit || len(reasons) == 0 {
+			t.Errorf("%s %v %s: %s", path, c.Ask, mustJSON(t, question), r.body)
+			continue
+		}
+		code, want := reasons[len(reasons)-1].Get("code").String(), c.Deny
+		if want == "" && code != "policy_default" {
+			want = "policy_rule"
+		}
+		if want != "" && code != want || c.Rule != "" && r.text("context.policy.rule") != c.Rule || c.Action != "" && r.text("context.action") != c.Action {
+			t.Errorf("%s %v %s: %s", path, c.Ask, mustJSON(t, question), r.body)
 		}
 	}
 }

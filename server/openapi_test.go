@@ -255,7 +255,8 @@ func startOpenAPI(t *testing.T, doc *openapiDocument, change func(*server.Config
 		Customers:     authz.NewCustomers(s.db, table),
 		Policies:      authz.NewPolicies(authz.PoliciesConfig{Record: s.db, Table: table}),
 		Root:          root, PDP: authz.NewPDP(authz.PDPConfig{Table: table, Auth: auth, MaxStaleness: 30 * time.Second}), Table: table, Parser: parser, Record: s.db, Events: s.db,
-		Log: slog.New(slog.DiscardHandler), Registry: prometheus.NewRegistry(), Now: now,
+		Sets: authz.NewSets(s.db),
+		Log:  slog.New(slog.DiscardHandler), Registry: prometheus.NewRegistry(), Now: now,
 		PublicURL: "http://latchkey.example", NodeID: "openapi", SealKey: secrets.Seal, AuthFailureRate: 1000,
 	}
 	if change != nil {

@@ -41,7 +41,13 @@ type request struct {
 	out      []byte
 }
 
+// keptBody is how large a body may be whose buffers serve the next request.
+const keptBody = 1 << 20
+
 func (r *request) reset() {
+	if len(r.body) > keptBody { // the tape of a large set is not kept for everybody else
+		r.doc = strictjson.Doc{}
+	}
 	r.c, r.route, r.caller, r.body, r.id = nil, nil, authz.Caller{}, "", ""
 	r.question, r.head = authz.Request{}, head{}
 	r.decision = authz.Decision{Reasons: r.decision.Reasons[:0]}

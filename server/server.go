@@ -28,6 +28,7 @@ type Config struct {
 	Keys          *authz.Keys
 	Customers     *authz.Customers
 	Policies      *authz.Policies
+	Sets          *authz.Sets
 	Root          *authz.RootKey
 	PDP           *authz.PDP
 	Table         authz.KeyTable
@@ -154,6 +155,7 @@ const (
 	decisionBody = 256 << 10
 	batchBody    = 1 << 20
 	policyBody   = 1 << 20
+	setBody      = 16 << 20
 )
 
 // bodyLimit sees the request target as it was sent, absolute form and query
@@ -179,6 +181,8 @@ func bodyLimit(uri []byte) int {
 		return batchBody
 	case target == "/v1/policies", strings.HasPrefix(target, "/v1/policies/"):
 		return policyBody
+	case target == "/v1/sets", strings.HasPrefix(target, "/v1/sets/"):
+		return setBody
 	case target == "/decision", strings.HasPrefix(target, "/decision/"), strings.HasPrefix(target, "/access/v1/"):
 		return decisionBody
 	}

@@ -23,8 +23,11 @@ var _ authz.Tx = (*tx)(nil)
 
 // Change implements authz.Record.
 func (db *DB) Change(ctx context.Context, c authz.Change, do func(authz.Tx) (audit.Draft, error)) (err error) {
-	ctx, cancel := context.WithTimeout(ctx, 2*lockWait)
-	defer cancel()
+	if _, bounded := ctx.Deadline(); !bounded {
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithTimeout(ctx, 2*lockWait)
+		defer cancel()
+	}
 	sqltx, err := db.write.BeginTx(ctx, nil)
 	if err != nil {
 		return refine(fmt.Errorf("begin a change: %w", err))

@@ -12,15 +12,16 @@ import (
 	"github.com/latchkey-dev/latchkey/scopes"
 )
 
-// Load fills an empty table with every customer and key. A secret made under a
+// Load fills an empty table with every customer and key, and the snapshots of
+// the customers with their sets. A secret made under a
 // pepper that is not among peppers, and scopes that no longer parse, stop it:
 // a server that cannot tell who may do what does not start.
 func (db *DB) Load(ctx context.Context, table authz.KeyTable, parser *scopes.Parser, peppers *authz.Peppers) error {
 	if err := db.loadCustomers(ctx, table); err != nil {
 		return refine(fmt.Errorf("load customers: %w", err))
 	}
-	// Two scans in the order of the rows, side by side, and not a join: a
-	// million look-ups of keys by id cost more than all the rest.
+	// Scans in the order of the rows, side by side, and not a join: a million
+	// look-ups of keys by id cost more than all the rest.
 	var secrets [][]authz.KeySecret
 	scans, ctx := errgroup.WithContext(ctx)
 	scans.Go(func() error { return db.loadKeys(ctx, table, parser) })
@@ -28,8 +29,9 @@ func (db *DB) Load(ctx context.Context, table authz.KeyTable, parser *scopes.Par
 		secrets, err = db.readSecrets(ctx)
 		return err
 	})
+	scans.Go(func() error { return db.loadSets(ctx, table) })
 	if err := scans.Wait(); err != nil {
-		return refine(fmt.Errorf("load keys: %w", err))
+		return refine(fmt.Errorf("load keys and sets: %w", err))
 	}
 	for _, chunk := range secrets {
 		for i := range chunk {
