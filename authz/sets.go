@@ -21,8 +21,6 @@ import (
 
 // Limits of sets.
 const (
-	MaxSets      = 1000      // of a customer
-	MaxSetValues = 2_000_000 // of a set
 	// MaxShownValues is how many values a set may have whose values are shown
 	// with its record.
 	MaxShownValues = 1000
@@ -34,10 +32,25 @@ const (
 // "sets", and which values they may write by its restrictions, as a decision
 // about the same write would have it. When a call returns, decisions of this
 // process see the change. Safe for concurrent use.
-type Sets struct{ record Record }
+type Sets struct{ cfg SetsConfig }
+
+// SetsConfig are the collaborators and limits of Sets.
+type SetsConfig struct {
+	Record    Record
+	MaxSets   int // of a customer; default 1,000
+	MaxValues int // of a set; default 2,000,000
+}
 
 // NewSets makes the service.
-func NewSets(record Record) *Sets { return &Sets{record: record} }
+func NewSets(cfg SetsConfig) *Sets {
+	if cfg.MaxSets == 0 {
+		cfg.MaxSets = 1000
+	}
+	if cfg.MaxValues == 0 {
+		cfg.MaxValues = 2_000_000
+	}
+	return &Sets{cfg: cfg}
+}
 
 // SetView is a set's record, with its values where they are few; nil where
 // there are more than MaxShownValues.
@@ -182,9 +195,6 @@ func someOf(bad int) string {
 // canonical returns the canonical texts of values that stand at a place of the
 // request, in their order. Malformed ones are Invalid, each with its index.
 func canonical(t scopes.EntityType, at string, values []scopes.Value) ([]string, error) {
-	if len(values) > MaxSetValues {
-		return nil, latchkey.InvalidFaults(latchkey.Fault{Pointer: at, Code: "too_many_values", Detail: "a set has at most " + strconv.Itoa(MaxSetValues) + " values"})
-	}
 	texts := make([]string, len(values))
 	var faults []latchkey.Fault
 	bad := 0
@@ -233,6 +243,9 @@ func (s *Sets) Create(ctx context.Context, call Call, in NewSet, cond Conditions
 		return SetView{}, err
 	}
 	values := sorted(texts)
+	if len(values) > s.cfg.MaxValues {
+		return SetView{}, s.tooManyValues(len(values))
+	}
 	// Nothing of the request may outlive it.
 	view := SetView{SetRecord: SetRecord{
 		ID: uuid.NewString(), Customer: call.Customer.ID, Name: strings.Clone(in.Name), EntityType: in.EntityType,
@@ -244,7 +257,7 @@ func (s *Sets) Create(ctx context.Context, call Call, in NewSet, cond Conditions
 		}
 		if n, err := tx.CountSets(ctx); err != nil {
 			return audit.Draft{}, nil, err
-		} else if n >= MaxSets {
+		} else if n >= s.cfg.MaxSets {
 			return audit.Draft{}, nil, latchkey.Errorf(latchkey.Conflict, "too_many_sets", "the customer already has %d sets", n)
 		}
 		view.Seq = tx.Seq()
@@ -260,6 +273,10 @@ func (s *Sets) Create(ctx context.Context, call Call, in NewSet, cond Conditions
 	}, view.Name)
 }
 
+func (s *Sets) tooManyValues(n int) error {
+	return latchkey.Errorf(latchkey.Conflict, "too_many_values", "the set would have %d values; %d are the most", n, s.cfg.MaxValues)
+}
+
 // activation puts a change into the snapshot, given the set that was there.
 type activation func(d *policies.Draft, was *policies.Set)
 
@@ -269,7 +286,7 @@ func (s *Sets) activate(ctx context.Context, call Call, c Change, do func(Tx, *p
 	return call.Customer.Policies.Update(func(now *policies.Snapshot) (*policies.Snapshot, error) {
 		var put activation
 		var seq int64
-		err := s.record.Change(ctx, c, func(tx Tx) (d audit.Draft, err error) {
+		err := s.cfg.Record.Change(ctx, c, func(tx Tx) (d audit.Draft, err error) {
 			seq = tx.Seq()
 			d, put, err = do(tx, now)
 			return d, err
@@ -289,7 +306,7 @@ func (s *Sets) List(ctx context.Context, call Call, limit, offset int) ([]SetRec
 	if err := s.MayList(&call.Caller); err != nil {
 		return nil, 0, err
 	}
-	list, err := s.record.SetRecords(ctx, call.Customer.ID)
+	list, err := s.cfg.Record.SetRecords(ctx, call.Customer.ID)
 	if err != nil {
 		return nil, 0, err
 	}
@@ -305,7 +322,7 @@ func (s *Sets) Get(ctx context.Context, call Call, name string) (SetView, error)
 	if err != nil || r.Size > MaxShownValues {
 		return SetView{SetRecord: r}, err
 	}
-	values, err := s.record.SetValues(ctx, r.ID, ValueQuery{First: true, Limit: MaxShownValues})
+	values, err := s.cfg.Record.SetValues(ctx, r.ID, ValueQuery{First: true, Limit: MaxShownValues})
 	if values == nil {
 		values = []string{}
 	}
@@ -321,7 +338,7 @@ func (s *Sets) Values(ctx context.Context, call Call, name string, q ValueQuery)
 	}
 	limit := q.Limit
 	q.Limit++ // one more tells whether there is a next page
-	values, err = s.record.SetValues(ctx, r.ID, q)
+	values, err = s.cfg.Record.SetValues(ctx, r.ID, q)
 	return values[:min(limit, len(values))], len(values) > limit, err
 }
 
@@ -343,7 +360,7 @@ func (s *Sets) stored(ctx context.Context, r *SetRecord, value string) (string, 
 	if !ok {
 		return "", errValueNotFound
 	}
-	found, err := s.record.HasSetValue(ctx, r.ID, text)
+	found, err := s.cfg.Record.HasSetValue(ctx, r.ID, text)
 	if err == nil && !found {
 		err = errValueNotFound
 	}
@@ -360,7 +377,7 @@ func (s *Sets) find(ctx context.Context, call Call, action, name string) (SetRec
 	if !latchkey.ValidName(name) {
 		return SetRecord{}, errSetNotFound
 	}
-	return s.record.SetRecord(ctx, call.Customer.ID, name)
+	return s.cfg.Record.SetRecord(ctx, call.Customer.ID, name)
 }
 
 // SetReplacement are a set's new values, and its description where that is
@@ -548,8 +565,8 @@ func (s *Sets) update(ctx context.Context, call Call, r *SetRecord, found SetRec
 		}
 		r.Size += len(c.added) - len(c.removed)
 		r.Version, r.Seq, r.UpdatedAt = r.Version+1, tx.Seq(), call.Now
-		if r.Size > MaxSetValues {
-			return audit.Draft{}, nil, latchkey.Errorf(latchkey.Conflict, "too_many_values", "the set would have %d values; %d are the most", r.Size, MaxSetValues)
+		if r.Size > s.cfg.MaxValues {
+			return audit.Draft{}, nil, s.tooManyValues(r.Size)
 		}
 		if err := tx.UpdateSet(ctx, *r); err != nil {
 			return audit.Draft{}, nil, err

@@ -29,6 +29,7 @@ import (
 	"github.com/latchkey-dev/latchkey/authz"
 	"github.com/latchkey-dev/latchkey/cache"
 	"github.com/latchkey-dev/latchkey/internal/keyring"
+	"github.com/latchkey-dev/latchkey/policies"
 	"github.com/latchkey-dev/latchkey/scopes"
 	"github.com/latchkey-dev/latchkey/server"
 	"github.com/latchkey-dev/latchkey/store"
@@ -255,7 +256,7 @@ func startOpenAPI(t *testing.T, doc *openapiDocument, change func(*server.Config
 		Customers:     authz.NewCustomers(s.db, table),
 		Policies:      authz.NewPolicies(authz.PoliciesConfig{Record: s.db, Table: table}),
 		Root:          root, PDP: authz.NewPDP(authz.PDPConfig{Table: table, Auth: auth, MaxStaleness: 30 * time.Second}), Table: table, Parser: parser, Record: s.db, Events: s.db,
-		Sets: authz.NewSets(s.db),
+		Sets: authz.NewSets(authz.SetsConfig{Record: s.db}),
 		Log:  slog.New(slog.DiscardHandler), Registry: prometheus.NewRegistry(), Now: now,
 		PublicURL: "http://latchkey.example", NodeID: "openapi", SealKey: secrets.Seal, AuthFailureRate: 1000,
 	}
@@ -339,7 +340,7 @@ func (s *openapiServer) send(c openapiCall, want int) (body []byte) {
 	return body
 }
 
-// headOnly promises 2 MiB and sends none of them: what is too large is refused
+// headOnly promises 32 MiB and sends none of them: what is too large is refused
 // before it is read.
 func (s *openapiServer) headOnly(req *http.Request) (*http.Response, error) {
 	conn, err := net.Dial("tcp", req.URL.Host)
@@ -348,7 +349,7 @@ func (s *openapiServer) headOnly(req *http.Request) (*http.Response, error) {
 	}
 	s.t.Cleanup(func() { _ = conn.Close() })
 	var head bytes.Buffer
-	fmt.Fprintf(&head, "%s %s HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n", req.Method, req.URL.RequestURI(), 2<<20)
+	fmt.Fprintf(&head, "%s %s HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n", req.Method, req.URL.RequestURI(), 32<<20)
 	if err := req.Header.Write(&head); err != nil {
 		return nil, err
 	}
@@ -495,9 +496,11 @@ func TestOpenAPI_RepliesAreAsDocumented(t *testing.T) {
 	event := s.auditing(example.secret)
 	s.decisions(example, full)
 	s.checkKeys(example, full)
+	s.sets(full)
 	s.refusals(map[string]string{
 		"/v1/access_keys/{id}": example.id, "/v1/access_keys/{id}/rotate": example.id, "/v1/access_keys/{id}/rego": example.id,
 		"/v1/customers/{id}": "acme", "/v1/auditing/{id}": event, "/decision/{policy}": "main",
+		"/v1/sets/{name}": "open", "/v1/sets/{name}/values": "open", "/v1/sets/{name}/values/{value}": "open",
 	}, poor.secret)
 	s.ends(example, full, poor)
 	s.service()
@@ -600,6 +603,46 @@ func (s *openapiServer) auditing(secret string) (event string) {
 	s.send(openapiCall{operation: verify, key: secret}, 200)
 	s.send(openapiCall{operation: verify, path: "/v1/auditing/verify?chain=system", key: s.root}, 200)
 	return event
+}
+
+// sets are written with a key that may write capitals only.
+func (s *openapiServer) sets(full openapiKey) {
+	s.t.Helper()
+	const create, list, one = "POST /v1/sets", "GET /v1/sets", "/v1/sets/{name}"
+	const values, value = "GET /v1/sets/{name}/values", "/v1/sets/{name}/values/{value}"
+	other := map[string]string{"If-Match": `"other"`}
+	made := func(name, of string) string {
+		return `{"name":"` + name + `","entity_type":"string","values":` + of + `}`
+	}
+	once := map[string]string{"Idempotency-Key": "sets 1"}
+	s.send(openapiCall{operation: create, key: full.secret, headers: once, body: made("open", `["A","B","C"]`)}, 201)
+	s.send(openapiCall{operation: create, key: full.secret, headers: once, body: made("open", `["A","B","C"]`)}, 201)
+	s.send(openapiCall{operation: create, key: full.secret, headers: once, body: made("open", `["A"]`)}, 422)
+	s.send(openapiCall{operation: create, key: full.secret, body: made("open", `["A"]`)}, 409)
+	s.send(openapiCall{operation: create, key: full.secret, body: made("x", `["A","a"]`)}, 403)
+	s.send(openapiCall{operation: create, key: full.secret, body: made("x", `[7]`)}, 400)
+	s.send(openapiCall{operation: create, key: full.secret, headers: other, body: made("x", `["A"]`)}, 412)
+	s.send(openapiCall{operation: create, key: s.root, headers: openapiAcme, body: `{"name":"nets","entity_type":"ip","description":"x"}`}, 201)
+
+	s.send(openapiCall{operation: list, path: "/v1/sets?limit=1&offset=1", key: full.secret}, 200)
+	got := s.send(openapiCall{operation: "GET " + one, path: "/v1/sets/open", key: full.secret}, 200)
+	tag := map[string]string{"If-None-Match": `"` + openapiField(s.t, got, "id") + `-1"`}
+	s.send(openapiCall{operation: "GET " + one, path: "/v1/sets/open", key: full.secret, headers: tag}, 304)
+	s.send(openapiCall{operation: "GET " + one, path: "/v1/sets/open", key: full.secret, headers: other}, 412)
+
+	s.send(openapiCall{operation: "PUT " + one, path: "/v1/sets/open", key: full.secret, body: `{"values":["A","B","D"],"description":"letters"}`}, 200)
+	s.send(openapiCall{operation: "PATCH " + one, path: "/v1/sets/open", key: full.secret, body: `{"add":["E"],"remove":["D","Z"]}`}, 200)
+	for op, body := range map[string]string{"PUT " + one: `{"values":["X"]}`, "PATCH " + one: `{"add":["X"]}`, "DELETE " + one: ""} {
+		s.send(openapiCall{operation: op, path: "/v1/sets/open", key: s.root, headers: map[string]string{"X-Customer-ID": "acme", "If-Match": `"other"`}, body: body}, 412)
+		s.send(openapiCall{operation: op, path: "/v1/sets/none", key: s.root, headers: openapiAcme, body: body}, 404)
+	}
+	first := s.send(openapiCall{operation: values, path: "/v1/sets/open/values?limit=1", key: full.secret}, 200)
+	s.send(openapiCall{operation: values, path: "/v1/sets/open/values?prefix=B&cursor=" + openapiField(s.t, first, "next_cursor"), key: full.secret}, 200)
+	s.send(openapiCall{operation: "GET " + value, path: "/v1/sets/open/values/A", key: full.secret}, 200)
+	s.send(openapiCall{operation: "GET " + value, path: "/v1/sets/open/values/Z", key: full.secret}, 404)
+	s.send(openapiCall{operation: "DELETE " + value, path: "/v1/sets/open/values/A", key: full.secret, headers: other}, 412)
+	s.send(openapiCall{operation: "DELETE " + value, path: "/v1/sets/open/values/A", key: full.secret}, 204)
+	s.send(openapiCall{operation: "DELETE " + one, path: "/v1/sets/nets", key: s.root, headers: openapiAcme}, 204)
 }
 
 // openapiQuestion asks whether the subject may do it to that.
@@ -797,6 +840,21 @@ func (s *openapiServer) settings() {
 	full.send(openapiCall{operation: "GET /health/ready"}, 503)
 	full.send(openapiCall{operation: "GET /v1/access_keys", key: full.root}, 500) // a database that is closed is a bug of ours
 
+	var table authz.KeyTable
+	small := startOpenAPI(s.t, s.doc, func(cfg *server.Config) {
+		cfg.Sets = authz.NewSets(authz.SetsConfig{Record: cfg.Record, MaxValues: 1})
+		table = cfg.Table
+	})
+	small.send(openapiCall{operation: "POST /v1/sets", key: small.root, body: `{"name":"s","entity_type":"string","values":["A"]}`}, 201)
+	small.send(openapiCall{operation: "PATCH /v1/sets/{name}", path: "/v1/sets/s", key: small.root, body: `{"add":["B"]}`}, 409)
+	small.send(openapiCall{operation: "PUT /v1/sets/{name}", path: "/v1/sets/s", key: small.root, body: `{"values":["A","B"]}`}, 409)
+	_ = table.Customer(authz.DefaultCustomer).Policies.Update(func(in *policies.Snapshot) (*policies.Snapshot, error) {
+		return in.Edit(in.Revision, in.ActivatedAt, func(d *policies.Draft) {
+			d.PutPolicy(&policies.Policy{Document: &policies.Document{Name: "main"}, Reads: policies.Reads{Sets: []string{"s"}}})
+		}), nil
+	})
+	small.send(openapiCall{operation: "DELETE /v1/sets/{name}", path: "/v1/sets/s", key: small.root}, 409) // in use
+
 	fixed := startOpenAPI(s.t, s.doc, func(cfg *server.Config) {
 		token := authz.NewRootToken() // as if it came from the environment
 		cfg.Root = authz.NewRootKey(cfg.Record, &authz.Peppers{})
@@ -805,7 +863,7 @@ func (s *openapiServer) settings() {
 		}
 	})
 	fixed.send(openapiCall{operation: "POST /v1/root/rotate", key: fixed.root}, 409)
-	for _, other := range []*openapiServer{full, fixed} {
+	for _, other := range []*openapiServer{full, small, fixed} {
 		for seen := range other.seen {
 			s.seen[seen] = true
 		}

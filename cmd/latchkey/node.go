@@ -208,7 +208,7 @@ func openNode(ctx context.Context, cmd *ServeCmd, with nodeConfig) (*node, error
 			Mode: authz.Mode(cmd.KeyMode), MaxActive: cmd.MaxActiveKeys}),
 		Customers: authz.NewCustomers(b.db, n.table),
 		Policies:  n.policies,
-		Sets:      authz.NewSets(b.db),
+		Sets:      authz.NewSets(authz.SetsConfig{Record: b.db}),
 		Root:      b.root,
 		PDP: authz.NewPDP(authz.PDPConfig{Table: n.table, Auth: auth, Metadata: authz.NewMetadata(b.db, keptMetadata),
 			MaxStaleness: cmd.MaxStaleness, Concurrency: atOnce(cmd.PolicyConcurrency)}),
