@@ -70,6 +70,7 @@ type options struct {
 	peppers   string
 	record    func(authz.Record) authz.Record // stands between the services and the database
 	origin    func(customer string) string
+	sets      authz.SetsConfig
 	tamper    bool // the test breaks the audit chain on purpose
 }
 
@@ -166,7 +167,8 @@ func start(t testing.TB, change ...func(*options)) *api {
 	_, err = cfg.Policies.Load(ctx, at)
 	must(err)
 	cfg.PDP = authz.NewPDP(authz.PDPConfig{Table: a.table, Auth: a.auth, Metadata: authz.NewMetadata(record, 16), MaxStaleness: 30 * time.Second, Concurrency: 2})
-	cfg.Sets = authz.NewSets(authz.SetsConfig{Record: record})
+	o.sets.Record = record
+	cfg.Sets = authz.NewSets(o.sets)
 	cfg.Log = slog.New(slog.NewJSONHandler(a.log, &slog.HandlerOptions{Level: slog.LevelDebug}))
 	cfg.Registry, cfg.Now, cfg.NodeID, cfg.SealKey = a.registry, a.clock.now, "node-1", sealKey
 	if cfg.PublicURL == "" {
