@@ -411,3 +411,18 @@ func TestSets_EndWithTheirCustomer(t *testing.T) {
 		t.Errorf("loaded %v", sets)
 	}
 }
+
+// BenchmarkSets_PatchOneOfAMillion grows a set by patches to a million values,
+// and then measures a patch of one value, from request to reply.
+func BenchmarkSets_PatchOneOfAMillion(b *testing.B) {
+	a := start(b)
+	a.set("s", "string")
+	for i := range 100 {
+		a.do("PATCH", "/v1/sets/s", a.root, `{"add":`+jsonList(digits(i*10_000, 10_000)...)+`}`).is(200)
+	}
+	i := 0
+	for b.Loop() {
+		a.do("PATCH", "/v1/sets/s", a.root, fmt.Sprintf(`{"add":["x%d"]}`, i)).is(200)
+		i++
+	}
+}
