@@ -407,6 +407,7 @@ func TestSets_EndWithTheirCustomer(t *testing.T) {
 	a.do("GET", "/v1/sets/s", a.root, "", "X-Customer-ID", "acme").is(404)
 	a.stop()
 	b := start(t, func(o *options) { o.dir = a.dir })
+	b.do("GET", "/v1/sets/s", b.root, "", "X-Customer-ID", "acme").is(404)
 	if sets := b.table.Customer("acme").Policies.Snapshot().Sets(); len(sets) != 0 {
 		t.Errorf("loaded %v", sets)
 	}
