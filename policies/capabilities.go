@@ -20,11 +20,11 @@ base64.decode base64.encode base64.is_valid base64url.decode base64url.encode ba
 bits.and bits.negate bits.or bits.rsh bits.xor
 ceil concat contains count
 crypto.hmac.equal crypto.hmac.sha256 crypto.hmac.sha512 crypto.md5 crypto.sha1 crypto.sha256
-div endswith eq equal floor format_int glob.match glob.quote_meta graph.reachable graph.reachable_paths
+div endswith eq equal floor format_int glob.match glob.quote_meta graph.reachable
 gt gte hex.decode hex.encode indexof indexof_n
 internal.member_2 internal.member_3 internal.print internal.template_string intersection
 is_array is_boolean is_null is_number is_object is_set is_string
-json.filter json.is_valid json.marshal json.patch json.remove json.unmarshal
+json.filter json.is_valid json.marshal json.remove json.unmarshal
 lower lt lte max min minus mul neq
 net.cidr_contains net.cidr_contains_matches net.cidr_expand net.cidr_intersects net.cidr_is_valid net.cidr_merge
 object.filter object.get object.keys object.remove object.subset object.union object.union_n

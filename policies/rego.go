@@ -54,36 +54,53 @@ var regoPrograms atomic.Uint64
 const answer = ast.Var("answer")
 
 func compileRego(d *Document) (program, Reads, error) {
-	module, result, err := parseRego(d)
+	module, result, typed, err := parseRego(d)
 	if err != nil {
 		return nil, Reads{}, err
 	}
-	modules := map[string]*ast.Module{policyFile: module}
-	for name, source := range wholeLibrary() {
-		m, err := ast.ParseModuleWithOpts(name, source, ast.ParserOptions{RegoVersion: ast.RegoV1})
-		if err != nil {
-			return nil, Reads{}, latchkey.Errorf(latchkey.Internal, "internal", "the library does not parse").Because(err)
+	if typed { // a pass of its own: evaluation has no use for the types
+		if _, err := compileModules(module.Copy(), true); err != nil {
+			return nil, Reads{}, err
 		}
-		modules[name] = m
 	}
-	capabilities := Capabilities()
-	capabilities.Builtins = append(capabilities.Builtins, setMember)
-	c := ast.NewCompiler().WithCapabilities(capabilities).WithStrict(true)
-	if c.Compile(modules); c.Failed() {
-		return nil, Reads{}, regoFaults(c.Errors)
+	c, err := compileModules(module, false)
+	if err != nil {
+		return nil, Reads{}, err
 	}
 	if err := checkCompiled(c.Modules[policyFile]); err != nil {
 		return nil, Reads{}, err
 	}
 	ref := append(ownPackage(d.Name), ast.StringTerm(result))
-	body := ast.NewBody(ast.Equality.Expr(ast.NewTerm(ref), ast.NewTerm(answer)))
-	query, err := c.QueryCompiler().Compile(body)
+	query, err := c.QueryCompiler().Compile(ast.NewBody(ast.Equality.Expr(ast.NewTerm(ref), ast.NewTerm(answer))))
 	if err != nil {
 		return nil, Reads{}, latchkey.Errorf(latchkey.Internal, "internal", "the query does not compile").Because(err)
 	}
 	p := &regoProgram{id: regoPrograms.Add(1), query: query, compiler: c, reads: readsOf(c)}
 	p.builtins = guard(c)
 	return p, p.reads.public(), nil
+}
+
+// compileModules compiles a module with the library. Without types what calls a
+// function wrongly is found out by the call.
+func compileModules(module *ast.Module, typed bool) (*ast.Compiler, error) {
+	modules := map[string]*ast.Module{policyFile: module}
+	for name, source := range wholeLibrary() {
+		m, err := ast.ParseModuleWithOpts(name, source, ast.ParserOptions{RegoVersion: ast.RegoV1})
+		if err != nil {
+			return nil, latchkey.Errorf(latchkey.Internal, "internal", "the library does not parse").Because(err)
+		}
+		modules[name] = m
+	}
+	capabilities := Capabilities()
+	capabilities.Builtins = append(capabilities.Builtins, setMember)
+	c := ast.NewCompiler().WithCapabilities(capabilities).WithStrict(true)
+	if !typed {
+		c.WithSkipStages(ast.StageCheckTypes)
+	}
+	if c.Compile(modules); c.Failed() {
+		return nil, regoFaults(c.Errors)
+	}
+	return c, nil
 }
 
 // turn is one evaluation: the deadline, the budget and the sets. OPA asks it

@@ -14,14 +14,25 @@ import (
 const (
 	// policyFile is what a policy's module is called among the library's.
 	policyFile = "policy.rego"
-	// maxRegoDepth is how deep a document may nest, maxRegoRules how many rules
-	// it may have: what walks it is recursive.
-	maxRegoDepth = 200
-	maxRegoRules = 2000
+	// What compiles a module is recursive, takes the square of the number of
+	// its rules and expressions, and a power of how deep comprehensions stand in
+	// one another.
+	maxRegoDepth    = 200
+	maxRegoRules    = 1000
+	maxRegoExprs    = 4000 // expressions and calls
+	maxRegoClosures = 8
+	// maxRegoShapes bounds the types that are inferred: those of values put
+	// together from values are trees, however much the values share.
+	maxRegoShapes = 4096
 )
 
 // checker gathers what is wrong with a module.
-type checker struct{ faults []latchkey.Fault }
+type checker struct {
+	faults   []latchkey.Fault
+	exprs    int // and calls
+	closures int // that the walk is in
+	shapes   int // leaves that a value could have, put together from all composites
+}
 
 func (c *checker) fault(at *ast.Location, code, detail string) {
 	f := latchkey.Fault{Pointer: "/rego", Code: code, Detail: detail}
@@ -75,23 +86,21 @@ var library = ast.Ref{ast.DefaultRootDocument, ast.StringTerm("latchkey")}
 var inSet = ast.Ref{ast.DefaultRootDocument, ast.StringTerm("latchkey"), ast.StringTerm("in_set")}
 
 // parseRego parses a document's module and checks what can be seen in the
-// source. It names the rule that holds the result.
-func parseRego(d *Document) (_ *ast.Module, result string, _ error) {
+// source. It names the rule that holds the result, and says whether inferring
+// types is bounded.
+func parseRego(d *Document) (_ *ast.Module, result string, typed bool, _ error) {
 	options := ast.ParserOptions{RegoVersion: ast.RegoV1}
 	if err := shallow(d.Rego); err != nil {
-		return nil, "", err
+		return nil, "", false, err
 	}
 	module, err := ast.ParseModuleWithOpts(policyFile, d.Rego, options)
 	if err != nil {
-		return nil, "", regoFaults(err)
+		return nil, "", false, regoFaults(err)
 	}
 	var c checker
 	own := ownPackage(d.Name)
 	if !module.Package.Path.Equal(own) {
 		c.fault(module.Package.Location, "wrong_package", "the package must be "+own.String()[len("data."):])
-	}
-	if len(module.Rules) > maxRegoRules {
-		c.fault(module.Package.Location, "too_many_rules", "at most "+strconv.Itoa(maxRegoRules)+" rules")
 	}
 	for _, i := range module.Imports {
 		if ref, ok := i.Path.Value.(ast.Ref); ok {
@@ -100,7 +109,10 @@ func parseRego(d *Document) (_ *ast.Module, result string, _ error) {
 	}
 	c.walk(module, own)
 	result = c.result(module)
-	return module, result, c.err()
+	if err := c.err(); err != nil {
+		return nil, "", false, err
+	}
+	return module, result, c.shapes <= maxRegoShapes, nil
 }
 
 // shallow refuses source that nests deeper than recursion should go.
@@ -142,6 +154,25 @@ func (c *checker) walk(module *ast.Module, own ast.Ref) {
 		switch x := x.(type) {
 		case *ast.Expr:
 			at = or(x.Location, at)
+			c.exprs++
+		case ast.Call:
+			c.exprs++
+		case *ast.ArrayComprehension, *ast.SetComprehension, *ast.ObjectComprehension, *ast.Every, *ast.Not, *ast.LogicalAnd, *ast.LogicalOr:
+			if c.closures++; c.closures <= maxRegoClosures {
+				for _, part := range parts(x) {
+					visitor.Walk(part)
+				}
+			} else {
+				c.fault(at, "too_deep", "comprehensions and bodies in one another deeper than "+strconv.Itoa(maxRegoClosures))
+			}
+			c.closures--
+			return true
+		case *ast.Array:
+			c.shape(x.Len(), x.IsGround())
+		case ast.Object:
+			c.shape(x.Len(), x.IsGround())
+		case ast.Set:
+			c.shape(x.Len(), x.IsGround())
 		case *ast.With:
 			if !replacesInput(x) {
 				c.fault(or(x.Location, at), "forbidden_with", "with may replace input alone")
@@ -171,15 +202,54 @@ func (c *checker) walk(module *ast.Module, own ast.Ref) {
 		}
 		return false
 	})
+	rules := 0
 	for _, rule := range module.Rules {
 		at = rule.Location
 		for r := rule; r != nil; r = r.Else { // a visitor leaves out the head's reference
+			rules++
 			for _, t := range r.Head.Ref()[1:] {
 				visitor.Walk(t)
 			}
 		}
 		visitor.Walk(rule)
 	}
+	if rules > maxRegoRules {
+		c.fault(module.Package.Location, "too_many_rules", "at most "+strconv.Itoa(maxRegoRules)+" rules")
+	}
+	if c.exprs > maxRegoExprs {
+		c.fault(module.Package.Location, "too_many_expressions", "at most "+strconv.Itoa(maxRegoExprs)+" expressions and calls")
+	}
+}
+
+func (c *checker) shape(parts int, ground bool) {
+	if !ground && parts > 1 {
+		c.shapes = min(max(c.shapes, 1)*parts, maxRegoShapes+1)
+	}
+}
+
+// parts lists what stands in a closure.
+func parts(closure any) []any {
+	switch x := closure.(type) {
+	case *ast.ArrayComprehension:
+		return []any{x.Term, x.Body}
+	case *ast.SetComprehension:
+		return []any{x.Term, x.Body}
+	case *ast.ObjectComprehension:
+		return []any{x.Key, x.Value, x.Body}
+	case *ast.Every:
+		list := []any{x.Value, x.Domain, x.Body}
+		if x.Key != nil {
+			list = append(list, x.Key)
+		}
+		return list
+	case *ast.Not:
+		return []any{x.Body}
+	case *ast.LogicalAnd:
+		return []any{x.Lhs, x.Rhs}
+	case *ast.LogicalOr:
+		return []any{x.Lhs, x.Rhs}
+	}
+	return nil
 }
 
 func or(a, b *ast.Location) *ast.Location {
