@@ -13,3 +13,14 @@ func Unknown() []string {
 		return slices.ContainsFunc(ast.CapabilitiesForThisVersion().Builtins, func(b *ast.Builtin) bool { return b.Name == name })
 	})
 }
+
+// Uncached evaluates a Rego policy without the memo.
+func (p *Policy) Uncached(s *Snapshot, in *Input) (Result, error) {
+	return p.program.(*regoProgram).run(s, in)
+}
+
+// Memoised reports whether the memo takes a Rego policy's answers.
+func (p *Policy) Memoised() bool { return p.program.(*regoProgram).reads.unfit == "" }
+
+// WholeLibrary is the library with in_set.
+func WholeLibrary() map[string]string { return wholeLibrary() }

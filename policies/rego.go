@@ -135,7 +135,7 @@ func (t *turn) Cancelled() bool {
 }
 
 func (p *regoProgram) evaluate(s *Snapshot, in *Input) (Result, error) {
-	return p.reads.memoised(p.id, s, in, func() (Result, error) { return p.run(s, in) })
+	return p.memoised(s, in)
 }
 
 func (p *regoProgram) run(s *Snapshot, in *Input) (_ Result, err error) {

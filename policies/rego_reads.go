@@ -14,6 +14,8 @@ type regoReads struct {
 	sets  []string
 	// clock says that time.now_ns can be called.
 	clock bool
+	// unfit is why answers cannot be memoised, "" where they can.
+	unfit string
 }
 
 var nowNanos = ast.MustParseRef("time.now_ns")
@@ -36,6 +38,8 @@ func readsOf(c *ast.Compiler) regoReads {
 					r.sets = append(r.sets, string(name))
 				}
 			}
+		case *ast.With:
+			r.unfit = "with" // its cost is that of all of the input
 		case ast.Var:
 			if x.Equal(ast.InputRootDocument.Value) {
 				r.add(nil)
@@ -86,6 +90,9 @@ func readsOf(c *ast.Compiler) regoReads {
 	slices.Sort(r.sets)
 	r.sets = slices.Compact(r.sets)
 	slices.SortFunc(r.paths, slices.Compare)
+	if r.timed() {
+		r.unfit = "time"
+	}
 	return r
 }
 
@@ -108,10 +115,13 @@ func (r *regoReads) touches(place ...string) bool {
 	return slices.ContainsFunc(r.paths, func(p []string) bool { return begins(p, place) || begins(place, p) })
 }
 
+// timed reports whether the answer holds for one instant only.
+func (r *regoReads) timed() bool { return r.clock || r.touches("latchkey", "now") }
+
 func (r *regoReads) public() Reads {
 	metadata := []string{"subject", "properties", "metadata"}
 	return Reads{
-		Time:     r.clock || r.touches("latchkey", "now"),
+		Time:     r.timed(),
 		Metadata: r.touches(metadata...),
 		SubjectProperties: slices.ContainsFunc(r.paths, func(p []string) bool {
 			return !begins(metadata, p) && (begins(p, metadata[:2]) || begins(metadata[:2], p))
