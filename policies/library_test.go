@@ -88,6 +88,8 @@ func TestCapabilities_RefuseAModuleThatReachesOut(t *testing.T) {
 		`opa.runtime()`,
 		`rand.intn("x", 2)`,
 		`bits.lsh(1, 1000000000)`,
+		`json.patch({}, [])`,
+		`graph.reachable_paths({}, [])`,
 	} {
 		module := ast.MustParseModuleWithOpts("package p\nx := "+call, ast.ParserOptions{RegoVersion: ast.RegoV1})
 		compiler := ast.NewCompiler().WithCapabilities(policies.Capabilities())
@@ -97,7 +99,7 @@ func TestCapabilities_RefuseAModuleThatReachesOut(t *testing.T) {
 	}
 }
 
-func TestBuiltin_AllowsAnAccessKeyWhatItsCeilingPermitsAndNobodyElse(t *testing.T) {
+func TestBuiltin_AllowsAKeyWhatItsCeilingPermitsAndOthersWhatAGrantCovers(t *testing.T) {
 	query, err := rego.New(
 		rego.Query(policies.BuiltinDecision),
 		rego.Compiler(compile(t, policies.Library())),
@@ -116,6 +118,11 @@ func TestBuiltin_AllowsAnAccessKeyWhatItsCeilingPermitsAndNobodyElse(t *testing.
 		{"ceiling that is no boolean", `{"subject": {"type": "access_key"}, "latchkey": {"scope_permits": "true"}}`, false},
 		{"another subject", `{"subject": {"type": "user"}, "latchkey": {"scope_permits": true}}`, false},
 		{"a type that looks alike", `{"subject": {"type": "Access_Key"}, "latchkey": {"scope_permits": true}}`, false},
+		{"another subject with a grant", `{"subject": {"type": "user"}, "latchkey": {"scope_permits": false, "grants": [{"id": "g"}]}}`, true},
+		{"another subject without one", `{"subject": {"type": "user"}, "latchkey": {"grants": []}}`, false},
+		{"grants that are no list", `{"subject": {"type": "user"}, "latchkey": {"grants": "all"}}`, false},
+		{"key outside its ceiling with a grant", `{"subject": {"type": "access_key"}, "latchkey": {"scope_permits": false, "grants": [{"id": "g"}]}}`, false},
+		{"a grant of nobody", `{"latchkey": {"grants": [{"id": "g"}]}}`, false},
 		{"no subject", `{"latchkey": {"scope_permits": true}}`, false},
 		{"nothing", `null`, false},
 	}

@@ -25,9 +25,9 @@ func init() { compilers[Rego] = compileRego }
 // Bounds of one Rego evaluation.
 const (
 	// regoSteps is how many expressions are evaluated at most. OPA goes on
-	// inside the frames of what it has evaluated, so this bounds the stack too,
-	// whose overflow would end the process.
-	regoSteps = 200_000
+	// inside the frames of what it has evaluated, some 2 KiB a step, so this
+	// bounds the stack too, whose overflow would end the process.
+	regoSteps = 50_000
 	// regoWeight is how much, in about bytes, the values weigh that an
 	// evaluation makes, each counted as the tree it is and not as the shared
 	// nodes it is kept as.

@@ -111,3 +111,11 @@ func withs(n int) string {
 	}
 	return b.String()
 }
+
+func TestRego_ADeadlineEndsAnEvaluation(t *testing.T) {
+	defer policies.SetRegoTime(time.Millisecond)()
+	p := compileRego(t, "allow if {\n"+strings.Repeat("some _ in input.context.list\n", 12)+"1 == 2\n}")
+	in := asked()
+	in.Context = parseValue(t, `{"list": [`+strings.Repeat("1,", 300)+`1]}`)
+	wantFailure(t, p, &policies.Snapshot{}, in, policies.Deadline)
+}

@@ -154,11 +154,9 @@ func numbers(args []*ast.Term, _ int) bool {
 // always admits: the result is what counts.
 func always([]*ast.Term, int) bool { return true }
 
-// product admits where the lengths of two texts multiplied are not too much.
-func product(i, j int) func([]*ast.Term, int) bool {
-	return func(args []*ast.Term, _ int) bool {
-		return len(textOf(args[i]))*len(textOf(args[j])) <= 10*maxWork
-	}
+// matched admits where the lengths of two texts multiplied are not too much.
+func matched(args []*ast.Term, _ int) bool {
+	return len(textOf(args[0]))*len(textOf(args[1])) <= 10*maxWork
 }
 
 // short admits a text of which each byte may become a value.
@@ -185,11 +183,11 @@ var guards = map[string]guarded{
 	"split": {within: func(args []*ast.Term, weight int) bool {
 		return strings.Count(textOf(args[0]), textOf(args[1]))*nodeWeight <= weight
 	}, grows: true},
-	"indexof": {within: product(0, 1)},
+	"indexof": {within: matched},
 	"indexof_n": {within: func(args []*ast.Term, weight int) bool {
-		return short(args, weight) && product(0, 1)(args, weight)
+		return short(args, weight) && matched(args, weight)
 	}, grows: true},
-	"trim": {within: product(0, 1)}, "trim_left": {within: product(0, 1)}, "trim_right": {within: product(0, 1)},
+	"trim": {within: matched}, "trim_left": {within: matched}, "trim_right": {within: matched},
 	"replace": {within: func(args []*ast.Term, weight int) bool {
 		return strings.Count(textOf(args[0]), textOf(args[1]))*len(textOf(args[2])) <= weight
 	}, grows: true},

@@ -180,9 +180,9 @@ func TestRego_WhatDoesNotCompile(t *testing.T) {
 		{"depth", "package policies.p\nallow := " + strings.Repeat("[", 10000) + strings.Repeat("]", 10000), "too_deep", 2},
 		{"comprehensions in comprehensions", "package policies.p\nallow := " + strings.Repeat("[x | x := ", 60) + "1" + strings.Repeat("]", 60), "too_deep", 2},
 		{"rules", "package policies.p\n" + strings.Repeat("allow := true\n", 1001), "too_many_rules", 1},
-		{"else", "package policies.p\nallow := true if input.x" + strings.Repeat("\nelse := true", 1001), "too_many_rules", 1},
-		{"expressions", "package policies.p\nallow if {\n" + strings.Repeat("1 == 1\n", 2100) + "}", "too_many_expressions", 1},
-		{"calls", "package policies.p\nx := 1" + strings.Repeat("+1", 4001) + "\nallow := true", "too_many_expressions", 1},
+		{"else", "package policies.p\nallow := true if input.x" + strings.Repeat(" else := true if input.y", 1001), "too_many_rules", 1},
+		{"expressions", "package policies.p\nallow if {\n" + strings.Repeat("1 == 1\n", 4100) + "}", "too_many_expressions", 1},
+		{"calls", "package policies.p\n" + strings.Repeat("x := 1"+strings.Repeat("+1", 50)+"\n", 90) + "allow := true", "too_many_expressions", 1},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
