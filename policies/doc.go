@@ -7,7 +7,17 @@
 // The library speaks of a key's scopes as JSON and of a decision request:
 //
 //	latchkey.scopes.permits(scopes, request)   what the scopes permit, true or false
+//	latchkey.grants.permits                    whether a live grant covers the question
 //	data.latchkey.builtin.decision             the built-in policy's answer
+//
+// A Rego policy is compiled alone with it, and with latchkey.in_set(name, value),
+// which asks the customer's sets:
+//
+//	package policies.main
+//
+//	import data.latchkey
+//
+//	decision := {"allow": true, "action": "allow"} if latchkey.in_set("staff", input.subject.id)
 //
 // [scopes.Set.Decide], the library and the module that [scopes.Set.Rego]
 // renders for one key agree on every question; a property test holds them

@@ -31,6 +31,7 @@ var (
 	termSubject      = ast.StringTerm("subject")
 	termType         = ast.StringTerm("type")
 
+	noEnd       = ast.StringTerm("9999-12-31T23:59:59Z")
 	emptyArray  = ast.ArrayTerm()
 	emptyObject = ast.NewTerm(ast.NewObject())
 )
@@ -40,8 +41,8 @@ var (
 //
 //	latchkey: {scope_permits, grants: [{id, entitlement, reason, not_before, expires_at}], now}
 //
-// A time is RFC 3339 in UTC; not_before and expires_at are left out where the
-// grant has no such end.
+// A time is RFC 3339 in UTC; a grant without an end has the last second of the
+// year 9999, as in CEL.
 func regoInput(in *Input) ast.Value {
 	return ast.NewObject(
 		[2]*ast.Term{termSubject, entityTerm(&in.Subject)},
@@ -92,22 +93,23 @@ func grantsTerm(grants []Grant) *ast.Term {
 	terms := make([]*ast.Term, len(grants))
 	for i := range grants {
 		g := &grants[i]
-		o := ast.NewObject(
+		terms[i] = ast.ObjectTerm(
 			[2]*ast.Term{termID, ast.StringTerm(g.ID)},
 			[2]*ast.Term{termEntitlement, ast.StringTerm(g.Entitlement)},
 			[2]*ast.Term{termReason, ast.StringTerm(g.Reason)},
+			[2]*ast.Term{termNotBefore, timeTerm(g.NotBefore)},
+			[2]*ast.Term{termExpiresAt, timeTerm(g.ExpiresAt)},
 		)
-		for _, end := range []struct {
-			name *ast.Term
-			at   latchkey.Instant
-		}{{termNotBefore, g.NotBefore}, {termExpiresAt, g.ExpiresAt}} {
-			if end.at != latchkey.Never {
-				o.Insert(end.name, ast.StringTerm(end.at.String()))
-			}
-		}
-		terms[i] = ast.NewTerm(o)
 	}
 	return ast.ArrayTerm(terms...)
+}
+
+// timeTerm is RFC 3339 in UTC, for what has no end that of CEL.
+func timeTerm(at latchkey.Instant) *ast.Term {
+	if at == latchkey.Never {
+		return noEnd
+	}
+	return ast.StringTerm(at.String())
 }
 
 // objectTerm is jsonTerm of an object, {} where there is none.

@@ -360,6 +360,16 @@ func TestRego_PropertiesAreOverlaid(t *testing.T) {
 	}
 }
 
+func TestRego_SeesTheGrants(t *testing.T) {
+	p := compileRego(t, `decision := {"allow": true, "reasons": input.latchkey.grants}`)
+	in := asked()
+	in.Grants = []policies.Grant{{ID: "g", Entitlement: "e", Reason: "on call", NotBefore: moment, ExpiresAt: latchkey.Never}}
+	want := `[{"entitlement":"e","expires_at":"9999-12-31T23:59:59Z","id":"g","not_before":"2027-01-15T08:00:00Z","reason":"on call"}]`
+	if got, err := p.Evaluate(&policies.Snapshot{}, in); err != nil || got.Reasons != want {
+		t.Errorf("got %s, %v, want %s", got.Reasons, err, want)
+	}
+}
+
 func TestRego_IsSafeForConcurrentUse(t *testing.T) {
 	p := compileRego(t, `allow if {
 	regex.match(input.subject.properties.like, input.subject.id)
