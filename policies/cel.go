@@ -36,8 +36,7 @@ type celProgram struct {
 	doc     *Document
 	program cel.Program // nil without rules
 	tracked bool
-	info    *celast.SourceInfo
-	lines   []int // where each rule begins in the text of all, less one
+	infos   []*celast.SourceInfo // of each rule
 }
 
 func compileCEL(d *Document) (_ program, _ Reads, err error) {
@@ -60,59 +59,65 @@ func compileCEL(d *Document) (_ program, _ Reads, err error) {
 	}
 	p := &celProgram{doc: d}
 	if len(d.Rules) > 0 {
-		if err := p.compose(envs); err != nil {
+		if err := p.compose(envs, c.asts); err != nil {
 			return nil, Reads{}, err
 		}
 	}
 	return p, c.reads.done(), nil
 }
 
-// compose makes one program of rules that have compiled alone: each is a whole
-// expression in brackets of its own, so none reaches into the next.
-func (p *celProgram) compose(envs *celEnvs) error {
-	var text strings.Builder
-	line := 1
-	text.WriteString(celFirst + "([")
-	for i, r := range p.doc.Rules {
-		if i > 0 {
-			text.WriteByte(',')
+// compose makes one program of rules that have compiled alone. It puts their
+// checked trees side by side, so that no text of one reaches into the next and
+// nothing is checked twice; what checking costs grows faster than the tree.
+func (p *celProgram) compose(envs *celEnvs, asts []*cel.Ast) error {
+	var unknown, typical uint64
+	kinds := map[int64]*types.Type{}
+	references := map[int64]*celast.ReferenceInfo{}
+	rules := make([]celast.Expr, len(asts))
+	for i, ast := range asts {
+		for size, sum := range map[celSizes]*uint64{celUnknown: &unknown, celTypical: &typical} {
+			bound, err := envs.one.EstimateCost(ast, size)
+			if err != nil {
+				return latchkey.Errorf(latchkey.Internal, "internal", "estimating the cost failed").Because(err)
+			}
+			*sum += min(bound.Max, 2*celCeiling) // no overflow
 		}
-		text.WriteString("(\n")
-		p.lines = append(p.lines, line)
-		text.WriteString(r.Match)
-		text.WriteString("\n)")
-		line += 2 + strings.Count(r.Match, "\n")
-	}
-	text.WriteString("])")
-	ast, issues := envs.all.Compile(text.String())
-	if issues.Err() != nil {
-		return latchkey.InvalidFaults(latchkey.Fault{Pointer: "/rules", Code: "too_complex", Detail: "the rules are too large together"}).Because(issues.Err())
-	}
-	bound, err := envs.all.EstimateCost(ast, celSizes(celUnknown))
-	if err != nil {
-		return latchkey.Errorf(latchkey.Internal, "internal", "estimating the cost failed").Because(err)
-	}
-	if bound.Max > celUntracked {
-		typical, err := envs.all.EstimateCost(ast, celSizes(celTypical))
-		if err != nil {
-			return latchkey.Errorf(latchkey.Internal, "internal", "estimating the cost failed").Because(err)
+		rule := ast.NativeRep()
+		p.infos = append(p.infos, rule.SourceInfo())
+		for id, t := range rule.TypeMap() {
+			kinds[celID(i, id)] = t
 		}
-		if typical.Max > celCeiling {
-			return latchkey.InvalidFaults(latchkey.Fault{Pointer: "/rules", Code: "policy_too_costly",
-				Detail: "with values of size " + strconv.Itoa(celTypical) + " the rules may take more than " + strconv.Itoa(celCeiling) + " steps"})
+		for id, r := range rule.ReferenceMap() {
+			references[celID(i, id)] = r
 		}
-		p.tracked = true
+		rules[i] = celast.NewExprFactory().CopyExpr(rule.Expr())
+		rules[i].RenumberIDs(func(id int64) int64 { return celID(i, id) })
 	}
+	if typical > celCeiling {
+		return latchkey.InvalidFaults(latchkey.Fault{Pointer: "/rules", Code: "policy_too_costly",
+			Detail: "with values of size " + strconv.Itoa(celTypical) + " the rules may take more than " + strconv.Itoa(celCeiling) + " steps"})
+	}
+	p.tracked = unknown > celUntracked
 	options := []cel.ProgramOption{cel.EvalOptions(cel.OptOptimize), cel.CustomDecoratorV2(celPlanner{tracked: p.tracked, envs: envs}.decorate)}
 	if p.tracked {
 		options = append(options, cel.CostLimit(celUntracked), cel.CostTracking(celCosts{}), cel.InterruptCheckFrequency(16))
 	}
-	if p.program, err = envs.all.Program(ast, options...); err != nil {
-		return latchkey.InvalidFaults(latchkey.Fault{Pointer: "/rules", Code: "invalid_expression", Detail: "the rules cannot be planned: " + err.Error()})
+	const list, choice = 1, 2
+	exprs := celast.NewExprFactory()
+	kinds[list], kinds[choice] = types.NewListType(types.BoolType), types.BoolType
+	references[choice] = celast.NewFunctionReference(celFirst)
+	all := celast.NewAST(exprs.NewCall(choice, celFirst, exprs.NewList(list, rules, nil)), p.infos[0])
+	var err error
+	if p.program, err = envs.all.PlanProgram(celast.NewCheckedAST(all, kinds, references), options...); err != nil {
+		return latchkey.InvalidFaults(latchkey.Fault{Pointer: "/rules", Code: "invalid_expression", Detail: "the rules cannot be planned"}).Because(err)
 	}
-	p.info = ast.NativeRep().SourceInfo()
 	return nil
 }
+
+// Each rule's nodes are numbered from a start of their own.
+const celIDs = 1 << 32
+
+func celID(rule int, id int64) int64 { return id + int64(rule+1)*celIDs }
 
 func (p *celProgram) evaluate(s *Snapshot, in *Input) (result Result, err error) {
 	at, failure := p.run(s, in)
@@ -178,9 +183,9 @@ func (p *celProgram) failed(e *celEvaluation, err error) *EvaluationError {
 		f.Detail = celKind(err)
 	}
 	var located *types.Err
-	if errors.As(err, &located) {
-		if start := p.info.GetStartLocation(located.NodeID()); start.Line() > p.lines[e.at] {
-			f.Detail += " at line " + strconv.Itoa(start.Line()-p.lines[e.at]) + ", column " + strconv.Itoa(start.Column()+1)
+	if errors.As(err, &located) && located.NodeID()/celIDs == int64(e.at+1) {
+		if start := p.infos[e.at].GetStartLocation(located.NodeID() % celIDs); start.Line() > 0 {
+			f.Detail += " at line " + strconv.Itoa(start.Line()) + ", column " + strconv.Itoa(start.Column()+1)
 		}
 	}
 	return f

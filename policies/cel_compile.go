@@ -3,6 +3,7 @@ package policies
 import (
 	"errors"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 
@@ -22,7 +23,8 @@ import (
 // Bounds of one rule's text.
 const (
 	celMaxDepth   = 100     // of brackets and macros within one another
-	celMaxNesting = 4       // of loops within loops
+	celMaxNesting = 8       // of macros' loops within and after one another
+	celMaxCalls   = 1000    // operators and calls: checking takes the square of them
 	celMaxRegex   = 4096    // instructions of a compiled pattern
 	celMaxPattern = 256     // bytes of a pattern that is no literal
 	celMaxRange   = 100_000 // of lists.range
@@ -67,7 +69,6 @@ var celEnvironments = sync.OnceValues(func() (*celEnvs, error) {
 		cel.ASTValidators(
 			cel.ValidateDurationLiterals(),
 			cel.ValidateTimestampLiterals(),
-			cel.ValidateComprehensionNestingLimit(celMaxNesting),
 		),
 	)
 	if err != nil {
@@ -75,8 +76,6 @@ var celEnvironments = sync.OnceValues(func() (*celEnvs, error) {
 	}
 	all, err := one.Extend(
 		cel.Function(celFirst, cel.Overload(celFirst, []*cel.Type{cel.ListType(cel.BoolType)}, cel.BoolType)),
-		cel.ParserExpressionSizeLimit(2*MaxDocument),
-		cel.ParserRecursionLimit(celMaxDepth+16),
 	)
 	if err != nil {
 		return nil, err
@@ -97,6 +96,7 @@ var celEnvironments = sync.OnceValues(func() (*celEnvs, error) {
 // celCompiler compiles rules alone and gathers what is wrong and what is read.
 type celCompiler struct {
 	envs   *celEnvs
+	asts   []*cel.Ast
 	faults []latchkey.Fault
 	reads  celReads
 }
@@ -110,7 +110,19 @@ func (c *celCompiler) fault(pointer, code, detail string, at common.Location) {
 }
 
 func (c *celCompiler) rule(pointer, text string) {
-	ast, issues := c.envs.one.Compile(text)
+	ast, issues := c.envs.one.Parse(text)
+	if issues.Err() == nil {
+		// Before types are inferred: the type of loops within loops may be huge.
+		if at := celTooNested(ast.NativeRep().Expr(), 0); at != 0 {
+			c.fault(pointer, "too_complex", "more than "+strconv.Itoa(celMaxNesting)+" macros are nested or chained", ast.NativeRep().SourceInfo().GetStartLocation(at))
+			return
+		}
+		if celCalls(ast.NativeRep().Expr()) > celMaxCalls {
+			c.fault(pointer, "too_complex", "more than "+strconv.Itoa(celMaxCalls)+" operators and calls in one rule", nil)
+			return
+		}
+		ast, issues = c.envs.one.Check(ast)
+	}
 	if issues.Err() != nil {
 		for _, e := range issues.Errors() {
 			c.fault(pointer, "invalid_expression", e.Message, e.Location)
@@ -141,7 +153,7 @@ func (c *celCompiler) rule(pointer, text string) {
 		if e.Kind() != celast.CallKind {
 			return
 		}
-		if literal, text, ok := celPatternOf(e.AsCall()); ok {
+		if literal, text, ok := celPatternOf(e); ok {
 			switch p, err := newCELPattern(text); {
 			case err != nil:
 				c.fault(pointer, "invalid_regex", err.Error(), info.GetStartLocation(literal.ID()))
@@ -160,15 +172,68 @@ func (c *celCompiler) rule(pointer, text string) {
 		}
 	}))
 	c.reads.of(root)
+	c.asts = append(c.asts, ast)
+}
+
+// celTooNested finds an expression in which too many loops are nested, by its
+// id; 0 is none.
+func celTooNested(e celast.Expr, loops int) int64 {
+	if e.Kind() == celast.ComprehensionKind {
+		if loops++; loops > celMaxNesting {
+			return e.ID()
+		}
+	}
+	for _, part := range celParts(e) {
+		if at := celTooNested(part, loops); at != 0 {
+			return at
+		}
+	}
+	return 0
+}
+
+// celCalls counts an expression's operators and calls.
+func celCalls(e celast.Expr) (n int) {
+	if e.Kind() == celast.CallKind {
+		n++
+	}
+	for _, part := range celParts(e) {
+		n += celCalls(part)
+	}
+	return n
+}
+
+// celParts lists the expressions that an expression consists of.
+func celParts(e celast.Expr) (parts []celast.Expr) {
+	switch e.Kind() {
+	case celast.SelectKind:
+		parts = append(parts, e.AsSelect().Operand())
+	case celast.CallKind:
+		if call := e.AsCall(); call.IsMemberFunction() {
+			parts = append(parts, call.Target())
+		}
+		parts = append(parts, e.AsCall().Args()...)
+	case celast.ListKind:
+		parts = e.AsList().Elements()
+	case celast.MapKind:
+		for _, entry := range e.AsMap().Entries() {
+			parts = append(parts, entry.AsMapEntry().Key(), entry.AsMapEntry().Value())
+		}
+	case celast.StructKind:
+		for _, field := range e.AsStruct().Fields() {
+			parts = append(parts, field.AsStructField().Value())
+		}
+	case celast.ComprehensionKind:
+		loop := e.AsComprehension()
+		parts = append(parts, loop.IterRange(), loop.AccuInit(), loop.LoopCondition(), loop.LoopStep(), loop.Result())
+	default: // a name or a literal
+	}
+	return parts
 }
 
 // celPatternOf finds the literal pattern of a call that takes one.
-func celPatternOf(call celast.CallExpr) (celast.Expr, string, bool) {
-	args := call.Args()
-	if call.IsMemberFunction() {
-		args = append([]celast.Expr{call.Target()}, args...)
-	}
-	if weigh, known := celWeights[call.FunctionName()]; !known || weigh != nil || len(args) < 2 {
+func celPatternOf(e celast.Expr) (celast.Expr, string, bool) {
+	args := celParts(e)
+	if weigh, known := celWeights[e.AsCall().FunctionName()]; !known || weigh != nil || len(args) < 2 {
 		return nil, "", false
 	}
 	text, ok := celText(args[1])
@@ -206,41 +271,14 @@ func (r *celReads) of(e celast.Expr) {
 		r.path(path)
 		return
 	}
-	switch e.Kind() {
-	case celast.SelectKind:
-		r.of(e.AsSelect().Operand())
-	case celast.CallKind:
-		call := e.AsCall()
-		args := call.Args()
-		if call.IsMemberFunction() {
-			args = append([]celast.Expr{call.Target()}, args...)
+	parts := celParts(e)
+	if e.Kind() == celast.CallKind && e.AsCall().FunctionName() == "size" && len(parts) == 1 {
+		if path, ok := celPath(parts[0]); ok && len(path) == 1 && path[0] == "grants" {
+			return // their number only
 		}
-		if call.FunctionName() == "size" && len(args) == 1 {
-			if path, ok := celPath(args[0]); ok && len(path) == 1 && path[0] == "grants" {
-				return // their number only
-			}
-		}
-		for _, a := range args {
-			r.of(a)
-		}
-	case celast.ListKind:
-		for _, a := range e.AsList().Elements() {
-			r.of(a)
-		}
-	case celast.MapKind:
-		for _, entry := range e.AsMap().Entries() {
-			r.of(entry.AsMapEntry().Key())
-			r.of(entry.AsMapEntry().Value())
-		}
-	case celast.StructKind:
-		for _, field := range e.AsStruct().Fields() {
-			r.of(field.AsStructField().Value())
-		}
-	case celast.ComprehensionKind:
-		loop := e.AsComprehension()
-		for _, a := range []celast.Expr{loop.IterRange(), loop.AccuInit(), loop.LoopCondition(), loop.LoopStep(), loop.Result()} {
-			r.of(a)
-		}
+	}
+	for _, part := range parts {
+		r.of(part)
 	}
 }
 
@@ -283,6 +321,7 @@ func celPath(e celast.Expr) ([]string, bool) {
 				return append(path, name), ok
 			}
 		}
+	default: // no name that is known
 	}
 	return nil, false
 }
@@ -306,13 +345,16 @@ const celInSetCost = 20
 // celCosts counts what calls cost at run time where cel-go does not know.
 type celCosts struct{}
 
-func (celCosts) CallCost(function, _ string, _ []ref.Val, _ ref.Val) *uint64 {
-	switch cost := uint64(celInSetCost); function {
+func (celCosts) CallCost(function, _ string, args []ref.Val, _ ref.Val) *uint64 {
+	units := uint64(celInSetCost)
+	switch function {
 	case celInSet:
-		return &cost
+	case celMatches: // as cel-go counts it
+		units = uint64(celSize(args[0])/10+1) * uint64(celSize(args[1])/4+1)
 	default:
 		return nil
 	}
+	return &units
 }
 
 // celUnknownSet is a set that is not there any more.

@@ -347,6 +347,26 @@ func (w *celWeighed) Eval(vars interpreter.Activation) ref.Val {
 	return w.Exec(interpreter.AsFrame(vars))
 }
 
+// celMatches is what a weighed call of matches calls itself, so that cel-go
+// does not take it for its own and run it unweighed.
+const celMatches = "latchkey matches"
+
+// Function is the function's name.
+func (w *celWeighed) Function() string {
+	if name := w.InterpretableCall.Function(); name != "matches" {
+		return name
+	}
+	return celMatches
+}
+
+// OverloadID is the name of the overload that was chosen for its arguments.
+func (w *celWeighed) OverloadID() string {
+	if w.Function() == celMatches {
+		return celMatches
+	}
+	return w.InterpretableCall.OverloadID()
+}
+
 // celPattern is a compiled pattern; the zero one is not known before.
 type celPattern struct {
 	re   *regexp.Regexp
@@ -391,7 +411,7 @@ func (w *celWeighed) match(e *celEvaluation, args []ref.Val) ref.Val {
 		e.work = celMaxWork + 1
 		return types.WrapErr(errCELCostly)
 	}
-	if w.Function() == "matches" {
+	if w.Function() == celMatches {
 		return types.Bool(p.re.MatchString(string(text)))
 	}
 	if len(args) > 2 { // regex.replace: every match, the empty ones too, may grow
@@ -442,16 +462,20 @@ func weighAll(e *celEvaluation, args []ref.Val) bool {
 	return true
 }
 
+// weighPairs is for what compares every element with every other: a sixteenth
+// of their weight for each.
 func weighPairs(e *celEvaluation, args []ref.Val) bool {
-	return e.charge(celTimes(e.weight(args[0]), celSize(args[1]))) && e.charge(celTimes(e.weight(args[1]), celSize(args[0])))
+	a, b := e.weight(args[0]), e.weight(args[1])
+	return e.charge(a) && e.charge(b) && e.charge(celTimes(a/16+1, celSize(args[1]))) && e.charge(celTimes(b/16+1, celSize(args[0])))
 }
 
 func weighSelf(e *celEvaluation, args []ref.Val) bool {
-	return e.charge(celTimes(e.weight(args[0]), celSize(args[0])))
+	a := e.weight(args[0])
+	return e.charge(a) && e.charge(celTimes(a/16+1, celSize(args[0])))
 }
 
 func weighSort(e *celEvaluation, args []ref.Val) bool {
-	return e.charge(celTimes(e.weight(args[0]), 32))
+	return e.charge(celTimes(e.weight(args[0]), 2))
 }
 
 func weighJoin(e *celEvaluation, args []ref.Val) bool {
@@ -459,7 +483,7 @@ func weighJoin(e *celEvaluation, args []ref.Val) bool {
 	if len(args) > 1 {
 		separator = celSize(args[1])/16 + 1
 	}
-	return e.charge(celTimes(e.weight(args[0]), 4)) && e.charge(celTimes(celSize(args[0]), separator))
+	return e.weigh(args[0]) && e.charge(celTimes(celSize(args[0]), separator))
 }
 
 func weighReplace(e *celEvaluation, args []ref.Val) bool {
@@ -488,6 +512,8 @@ func weighAdd(e *celEvaluation, args []ref.Val) bool {
 		if b, ok := args[1].(types.Bytes); ok {
 			return e.charge((len(a) + len(b)) / 16)
 		}
+	case traits.Lister: // cheap itself, but the sum may be doubled again and again
+		return e.charge(celSize(args[0])) && e.charge(celSize(args[1]))
 	}
 	return true
 }

@@ -37,24 +37,25 @@ type celEvaluation struct {
 	at       int // the rule that is looked at
 	matched  bool
 
-	subject, resource         celObject
-	action, context           celObject
-	subjectEntity, resourceEn celEntity
-	actionMembers             celAction
-	contextMembers            celJSON
-	now, grants               ref.Val
+	subject, resource celObject
+	action, context   celObject
+	subjectEntity     celEntity
+	resourceEntity    celEntity
+	actionMembers     celAction
+	contextMembers    celJSON
+	now, grants       ref.Val
 }
 
 func (e *celEvaluation) begin(s *Snapshot, in *Input) {
 	e.snapshot, e.in = s, in
 	e.subjectEntity.begin(e, &in.Subject)
-	e.resourceEn.begin(e, &in.Resource)
+	e.resourceEntity.begin(e, &in.Resource)
 	e.actionMembers = celAction{e: e, action: &in.Action}
 	e.contextMembers = celJSON{e: e, value: in.Context}
-	e.subject.members = &e.subjectEntity
-	e.resource.members = &e.resourceEn
-	e.action.members = &e.actionMembers
-	e.context.members = &e.contextMembers
+	e.subject = celObject{e, &e.subjectEntity}
+	e.resource = celObject{e, &e.resourceEntity}
+	e.action = celObject{e, &e.actionMembers}
+	e.context = celObject{e, &e.contextMembers}
 }
 
 // end lets go of all that was the question's: it may lie in a buffer that the
@@ -126,12 +127,14 @@ func celWeigh(v ref.Val, left *int) {
 		*left = max(0, *left-celBulk(v.value))
 	case traits.Mapper:
 		for it := v.Iterator(); it.HasNext() == types.True && *left > 0; {
+			*left = max(0, *left-celElement)
 			key := it.Next()
 			celWeigh(key, left)
 			celWeigh(v.Get(key), left)
 		}
 	case traits.Lister:
 		for it := v.Iterator(); it.HasNext() == types.True && *left > 0; {
+			*left = max(0, *left-celElement)
 			celWeigh(it.Next(), left)
 		}
 	case *types.Optional:
@@ -141,8 +144,13 @@ func celWeigh(v ref.Val, left *int) {
 	}
 }
 
+// celElement is the weight of an element of a list or map that a rule has made,
+// apart from its value: reaching it may take a walk through all the lists that
+// it was put together from.
+const celElement = 64
+
 // celBulk is the weight of JSON, by its text.
-func celBulk(v strictjson.Value) int { return len(v.Raw())/4 + 1 }
+func celBulk(v strictjson.Value) int { return 2*len(v.Raw()) + 1 }
 
 // celTime is a timestamp; what has no end has CEL's greatest.
 func celTime(t latchkey.Instant) ref.Val {
@@ -179,10 +187,14 @@ func (e *celEvaluation) value(v strictjson.Value) ref.Val {
 	case strictjson.Array:
 		return &celList{e: e, value: v}
 	case strictjson.Object:
-		return &celObject{&celJSON{e: e, value: v}}
+		return e.object(v)
 	default:
 		return types.NullValue
 	}
+}
+
+func (e *celEvaluation) object(v strictjson.Value) *celObject {
+	return &celObject{e: e, members: &celJSON{e: e, value: v}}
 }
 
 // celNumber reads an integer of 64 bits as int, all else as double.
@@ -225,7 +237,7 @@ type celEntity struct {
 func (m *celEntity) begin(e *celEvaluation, entity *Entity) {
 	m.e, m.entity = e, entity
 	m.props.e, m.props.entity = e, entity
-	m.properties.members = &m.props
+	m.properties = celObject{e, &m.props}
 }
 
 func (m *celEntity) find(name string) ref.Val {
@@ -299,7 +311,7 @@ func (m *celProperties) entry(name string) (*celEntry, bool) {
 		}
 	}
 	if m.scan == 0 {
-		m.scan = 1 + (m.entity.Given.Len()+m.entity.Stored.Value().Len())/4
+		m.scan = 1 + (m.entity.Given.Len()+m.entity.Stored.Value().Len())/2
 	}
 	m.e.charge(m.scan)
 	v := m.entity.Property(name)
@@ -357,7 +369,7 @@ func (m *celProperties) native() map[string]any {
 // textAt follows a path into JSON.
 func (e *celEvaluation) textAt(v strictjson.Value, path []string) (string, bool) {
 	for _, name := range path {
-		e.charge(len(v.Raw())/256 + 1)
+		e.charge(len(v.Raw())/16 + 1)
 		v = v.Get(name)
 	}
 	return v.Text(), v.Kind() == strictjson.String
@@ -380,7 +392,7 @@ func (m *celAction) find(name string) ref.Val {
 		return m.name
 	case "properties":
 		if m.properties == nil {
-			m.properties = &celObject{&celJSON{e: m.e, value: m.action.Properties}}
+			m.properties = m.e.object(m.action.Properties)
 		}
 		return m.properties
 	}
@@ -407,19 +419,60 @@ func (m *celAction) native() map[string]any {
 	return map[string]any{"name": m.action.Name, "properties": celNativeObject(m.action.Properties)}
 }
 
-// celJSON is a JSON object; Missing is an empty one.
+// celJSON is a JSON object; Missing is an empty one. A large one that is asked
+// again and again gets an index, and a member that is an object or an array
+// stays the same value, so that it keeps its own.
 type celJSON struct {
 	e     *celEvaluation
 	value strictjson.Value
+	asked int
+	index map[string]strictjson.Value
+	n     int
+	kept  [4]celEntry
 }
 
+// Where an index pays: bytes of the object's text, and searches of it.
+const (
+	celIndexSize  = 1024
+	celIndexAsked = 4
+)
+
 func (m *celJSON) find(name string) ref.Val {
-	m.e.charge(len(m.value.Raw())/256 + 1)
-	v := m.value.Get(name)
-	if v.Kind() == strictjson.Missing {
-		return nil
+	for i := range m.kept[:m.n] {
+		if m.kept[i].name == name {
+			return m.kept[i].value
+		}
 	}
-	return m.e.value(v)
+	v := m.member(name)
+	switch v.Kind() {
+	case strictjson.Missing:
+		return nil
+	case strictjson.Object, strictjson.Array:
+		value := m.e.value(v)
+		if m.n < len(m.kept) {
+			m.kept[m.n] = celEntry{name: name, value: value}
+			m.n++
+		}
+		return value
+	default:
+		return m.e.value(v)
+	}
+}
+
+func (m *celJSON) member(name string) strictjson.Value {
+	size := len(m.value.Raw())
+	if m.asked++; m.index == nil && size > celIndexSize && m.asked > celIndexAsked {
+		m.e.charge(size / 8)
+		m.index = make(map[string]strictjson.Value)
+		for n, v := range m.value.Members() {
+			m.index[n] = v
+		}
+	}
+	if m.index != nil {
+		return m.index[name]
+	}
+	m.e.charge(size/16 + 1)
+	return m.value.Get(name)
 }
 
 func (m *celJSON) text(path []string) (string, bool) { return m.e.textAt(m.value, path) }
@@ -467,7 +520,10 @@ func celNativeObject(v strictjson.Value) map[string]any {
 }
 
 // celObject is CEL's map over members that stay where they are.
-type celObject struct{ members celMembers }
+type celObject struct {
+	e       *celEvaluation
+	members celMembers
+}
 
 var _ traits.Mapper = (*celObject)(nil)
 
@@ -527,6 +583,10 @@ func (o *celObject) Equal(other ref.Val) ref.Val {
 	}
 	equal := ref.Val(types.True)
 	o.members.each(func(name string, mine ref.Val) bool {
+		if o.e.work > celMaxWork {
+			equal = types.WrapErr(errCELCostly)
+			return false
+		}
 		theirs, found := m.Find(types.String(name))
 		if !found {
 			equal = types.False
@@ -579,7 +639,7 @@ var _ traits.Lister = (*celList)(nil)
 func (l *celList) list() []strictjson.Value {
 	if !l.listed {
 		l.listed = true
-		l.e.charge(len(l.value.Raw())/256 + 1)
+		l.e.charge(len(l.value.Raw())/64 + 1)
 		for _, v := range l.value.Elements() {
 			l.elements = append(l.elements, v)
 		}
@@ -641,6 +701,9 @@ func (l *celList) Equal(other ref.Val) ref.Val {
 		return types.False
 	}
 	for i, v := range l.list() {
+		if l.e.work > celMaxWork {
+			return types.WrapErr(errCELCostly)
+		}
 		if types.Equal(l.e.value(v), o.Get(types.Int(i))) == types.False {
 			return types.False
 		}
