@@ -22,7 +22,8 @@ import (
 //
 //	start [ARGS…]   run a server on $WORK/data; sets LATCHKEY_URL, and
 //	                LATCHKEY_KEY to the root key of a first start
-//	stop | kill9    end it, by SIGTERM or SIGKILL
+//	terminate | kill9   end it, by SIGTERM or SIGKILL
+//	serverlog FILE  write to FILE what the server has logged, after terminate
 //	sql STATEMENT   change the database file
 //	setjson VAR PATH   set VAR to what stands at PATH in the last output
 //	use VAR         call with the key in VAR from now on
@@ -73,11 +74,21 @@ func TestScripts(t *testing.T) {
 					ts.Setenv("LATCHKEY_KEY", key)
 				}
 			},
-			"stop": func(ts *testscript.TestScript, _ bool, _ []string) {
+			"terminate": func(ts *testscript.TestScript, _ bool, _ []string) {
 				ts.Check(server(ts).end(syscall.SIGTERM))
 			},
 			"kill9": func(ts *testscript.TestScript, _ bool, _ []string) {
 				_ = server(ts).end(syscall.SIGKILL) // its exit status says so
+			},
+			"serverlog": func(ts *testscript.TestScript, _ bool, args []string) {
+				p := server(ts)
+				select {
+				case err := <-p.exited:
+					p.exited <- err
+				default:
+					ts.Fatalf("the server still writes its log")
+				}
+				ts.Check(os.WriteFile(ts.MkAbs(args[0]), p.err.Bytes(), 0o600))
 			},
 			"sql": func(ts *testscript.TestScript, _ bool, args []string) {
 				db, err := sql.Open("sqlite", filepath.Join(ts.Getenv("DATA"), "latchkey.db"))
