@@ -44,7 +44,7 @@ func (k MACKey) mac(h Head) []byte {
 // Finding is one thing wrong with a chain. Seq is the event it is about.
 type Finding struct {
 	Seq    int64  `json:"seq"`
-	Code   string `json:"code"` // edited, removed, reordered, truncated, head_forged
+	Code   string `json:"code"` // edited, removed, reordered, truncated, rewritten, head_forged, anchor_forged
 	Detail string `json:"detail"`
 }
 
@@ -62,9 +62,11 @@ type Report struct {
 const maxFindings = 100
 
 // Verify walks the events of one chain, which must come in the order of seq,
-// and its head. The error is the first of the sequence's own: the chain could
-// not be read, which says nothing of whether it holds.
-func Verify(head Head, key MACKey, events iter.Seq2[Event, error]) (Report, error) {
+// and its head. Anchors are heads that the chain had earlier, as somebody kept
+// them outside the database: it must pass through each. The error is the first
+// of the sequence's own: the chain could not be read, which says nothing of
+// whether it holds.
+func Verify(head Head, key MACKey, anchors []Head, events iter.Seq2[Event, error]) (Report, error) {
 	r := Report{Chain: head.Chain, Head: head.Seq, Findings: []Finding{}}
 	find := func(seq int64, code, format string, args ...any) {
 		if len(r.Findings) < maxFindings {
@@ -74,6 +76,7 @@ func Verify(head Head, key MACKey, events iter.Seq2[Event, error]) (Report, erro
 	if !key.Holds(head) {
 		find(head.Seq, "head_forged", "the chain's head does not carry this server's MAC")
 	}
+	passes := newPasses(key, head.Chain, anchors, find)
 	next, prev := int64(1), Hash{}
 	for e, err := range events {
 		if err != nil {
@@ -95,6 +98,7 @@ func Verify(head Head, key MACKey, events iter.Seq2[Event, error]) (Report, erro
 		case contiguous && e.Prev != prev:
 			find(e.Seq, "reordered", "the event does not follow event %d", e.Seq-1)
 		}
+		passes.at(e.Seq, e.Hash)
 		next, prev = e.Seq+1, e.Hash
 	}
 	switch {
@@ -105,6 +109,7 @@ func Verify(head Head, key MACKey, events iter.Seq2[Event, error]) (Report, erro
 	case prev != head.Hash:
 		find(head.Seq, "edited", "the last event is not the one that the head names")
 	}
+	passes.end(next)
 	r.Holds = len(r.Findings) == 0
 	return r, nil
 }

@@ -40,7 +40,7 @@ func each(events []audit.Event) iter.Seq2[audit.Event, error] {
 
 func verify(t *testing.T, head audit.Head, events []audit.Event) audit.Report {
 	t.Helper()
-	r, err := audit.Verify(head, key, each(events))
+	r, err := audit.Verify(head, key, nil, each(events))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -104,14 +104,14 @@ func TestVerify_NamesEveryTampering(t *testing.T) {
 func TestVerify_FindsAnyFlippedBit(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		head, events := chain(rapid.IntRange(1, 6).Draw(t, "events"))
-		if r, err := audit.Verify(head, key, each(events)); err != nil || !r.Holds || r.Events != head.Seq {
+		if r, err := audit.Verify(head, key, nil, each(events)); err != nil || !r.Holds || r.Events != head.Seq {
 			t.Fatalf("an untouched chain: %+v %v", r, err)
 		}
 		e := &events[rapid.IntRange(0, len(events)-1).Draw(t, "event")]
 		bit := byte(1) << rapid.IntRange(0, 7).Draw(t, "bit")
 		where := rapid.SampledFrom([][]byte{e.Body, e.Hash[:], e.Prev[:]}).Draw(t, "where")
 		where[rapid.IntRange(0, len(where)-1).Draw(t, "byte")] ^= bit
-		if r, err := audit.Verify(head, key, each(events)); err != nil || r.Holds {
+		if r, err := audit.Verify(head, key, nil, each(events)); err != nil || r.Holds {
 			t.Fatalf("not found: %+v %v", r, err)
 		}
 	})
@@ -127,7 +127,7 @@ func TestVerify_AnEmptyChainHolds(t *testing.T) {
 func TestVerify_SaysWhenTheChainCouldNotBeRead(t *testing.T) {
 	head, events := chain(2)
 	boom := errors.New("boom")
-	_, err := audit.Verify(head, key, func(yield func(audit.Event, error) bool) {
+	_, err := audit.Verify(head, key, nil, func(yield func(audit.Event, error) bool) {
 		_ = yield(events[0], nil) && yield(audit.Event{}, boom)
 	})
 	if !errors.Is(err, boom) {

@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"iter"
 	"strconv"
-	"strings"
 
 	"github.com/latchkey-dev/latchkey"
 	"github.com/latchkey-dev/latchkey/audit"
@@ -39,11 +38,74 @@ func readHead(ctx context.Context, q rows, chain string) (audit.Head, error) {
 
 // Events returns events of a chain, newest first.
 func (db *DB) Events(ctx context.Context, chain string, f audit.Filter) ([]audit.Event, error) {
-	where := []string{`chain = $1`}
-	args := []any{chain}
+	where, args := conditions(chain, f)
+	if f.Before > 0 {
+		args = append(args, f.Before)
+		where += ` AND seq < $` + strconv.Itoa(len(args))
+	}
+	args = append(args, f.Limit)
+	//nolint:gosec // what is put together is written here; values are parameters
+	found, err := db.read.QueryContext(ctx, `SELECT `+eventColumns+` FROM audit_events WHERE `+where+
+		` ORDER BY seq DESC LIMIT $`+strconv.Itoa(len(args)), args...)
+	list, err := collect(found, err, scanEvent)
+	if err != nil {
+		return nil, refine(fmt.Errorf("list events of chain %s: %w", chain, err))
+	}
+	return list, nil
+}
+
+// EventRange returns the events of a chain that the filter lets through and
+// that have after < seq <= through, oldest first. Its limit and place count
+// for nothing: the range bounds what is read, and the same range gives the same
+// events whatever is written meanwhile.
+func (db *DB) EventRange(ctx context.Context, chain string, f audit.Filter, after, through int64) ([]audit.Event, error) {
+	where, args := conditions(chain, f)
+	args = append(args, after, through)
+	//nolint:gosec // as above
+	found, err := db.read.QueryContext(ctx, `SELECT `+eventColumns+` FROM audit_events WHERE `+where+
+		` AND seq > $`+strconv.Itoa(len(args)-1)+` AND seq <= $`+strconv.Itoa(len(args))+` ORDER BY seq`, args...)
+	list, err := collect(found, err, scanEvent)
+	if err != nil {
+		return nil, refine(fmt.Errorf("read events of chain %s: %w", chain, err))
+	}
+	return list, nil
+}
+
+// Head returns the end of a chain; one without events has the zero head.
+func (db *DB) Head(ctx context.Context, chain string) (audit.Head, error) {
+	h, err := readHead(ctx, db.read, chain)
+	return h, refine(err)
+}
+
+// Heads returns the ends of all chains that have begun. Each is checked: a head
+// that does not carry our MAC is not one to anchor, and comes in forged.
+func (db *DB) Heads(ctx context.Context) (heads, forged []audit.Head, err error) {
+	found, err := db.read.QueryContext(ctx, `SELECT chain, seq, hash, mac FROM audit_heads ORDER BY chain`)
+	all, err := collect(found, err, func(row scanner) (h audit.Head, err error) {
+		var hash []byte
+		err = row.Scan(&h.Chain, &h.Seq, &hash, &h.MAC)
+		copy(h.Hash[:], hash)
+		return h, err
+	})
+	if err != nil {
+		return nil, nil, refine(fmt.Errorf("read the heads of chains: %w", err))
+	}
+	for _, h := range all {
+		if db.mac.Holds(h) {
+			heads = append(heads, h)
+		} else {
+			forged = append(forged, h)
+		}
+	}
+	return heads, forged, nil
+}
+
+// conditions is the filter as SQL over parameters from $1.
+func conditions(chain string, f audit.Filter) (where string, args []any) {
+	where, args = `chain = $1`, []any{chain}
 	add := func(condition string, v any) {
 		args = append(args, v)
-		where = append(where, condition+"$"+strconv.Itoa(len(args)))
+		where += ` AND ` + condition + `$` + strconv.Itoa(len(args))
 	}
 	for _, c := range []struct{ condition, value string }{
 		{`actor_id = `, f.Actor}, {`action = `, f.Action}, {`resource_type = `, f.ResourceType},
@@ -59,18 +121,7 @@ func (db *DB) Events(ctx context.Context, chain string, f audit.Filter) ([]audit
 	if f.To > 0 {
 		add(`at < `, int64(f.To))
 	}
-	if f.Before > 0 {
-		add(`seq < `, f.Before)
-	}
-	args = append(args, f.Limit)
-	//nolint:gosec // what is put together is written above; values are parameters
-	found, err := db.read.QueryContext(ctx, `SELECT `+eventColumns+` FROM audit_events WHERE `+strings.Join(where, ` AND `)+
-		` ORDER BY seq DESC LIMIT $`+strconv.Itoa(len(args)), args...)
-	list, err := collect(found, err, scanEvent)
-	if err != nil {
-		return nil, refine(fmt.Errorf("list events of chain %s: %w", chain, err))
-	}
-	return list, nil
+	return where, args
 }
 
 // Event returns one event of a chain.
@@ -99,9 +150,9 @@ func (db *DB) Chains(ctx context.Context) ([]string, error) {
 }
 
 // VerifyChain checks one chain from its first event to its head, all as of one
-// moment. A customer's sequence number is the third witness: it stands in the
-// customer's own row.
-func (db *DB) VerifyChain(ctx context.Context, chain string) (audit.Report, error) {
+// moment, and that it passes through the anchors that are its own. A customer's
+// sequence number is the third witness: it stands in the customer's own row.
+func (db *DB) VerifyChain(ctx context.Context, chain string, anchors ...audit.Head) (audit.Report, error) {
 	snapshot, err := db.read.BeginTx(ctx, &sql.TxOptions{ReadOnly: true})
 	if err != nil {
 		return audit.Report{}, refine(fmt.Errorf("verify chain %s: %w", chain, err))
@@ -122,7 +173,7 @@ func (db *DB) VerifyChain(ctx context.Context, chain string) (audit.Report, erro
 	if head.Seq == 0 && head.MAC == nil && seq == 0 {
 		head = db.mac.Sign(head) // a chain that has not begun
 	}
-	report, err := audit.Verify(head, db.mac, events(ctx, snapshot, chain))
+	report, err := audit.Verify(head, db.mac, anchors, events(ctx, snapshot, chain))
 	if err != nil {
 		return report, refine(err)
 	}

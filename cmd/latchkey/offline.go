@@ -10,6 +10,7 @@ import (
 	"net/url"
 	"os"
 	"runtime/debug"
+	"slices"
 	"strings"
 	"time"
 
@@ -145,7 +146,8 @@ type AuditCmd struct {
 // AuditVerifyCmd checks chains in the database itself.
 type AuditVerifyCmd struct {
 	Storage  `embed:""`
-	Customer string `help:"Only this customer's chain; _system for what is outside customers." placeholder:"ID"`
+	Customer string   `help:"Only this customer's chain; _system for what is outside customers." placeholder:"ID"`
+	Anchor   []string `help:"File with anchors, the server's log say, or - for standard input; the chains must pass through each. May be given several times." sep:"none" placeholder:"FILE"`
 }
 
 // Run implements the command.
@@ -159,16 +161,28 @@ func (cmd *AuditVerifyCmd) Run(ctx context.Context, g *Globals, std streams) (er
 		return err
 	}
 	defer func() { err = errors.Join(err, db.Close()) }()
+	anchors, err := cmd.anchors(std.in)
+	if err != nil {
+		return err
+	}
 	chains := []string{cmd.Customer}
 	if cmd.Customer == "" {
 		if chains, err = db.Chains(ctx); err != nil {
 			return err
 		}
+		for _, a := range anchors { // one that is gone from the database, too
+			if !slices.Contains(chains, a.Chain) {
+				chains = append(chains, a.Chain)
+			}
+		}
 	}
 	holds := true
 	reports := []audit.Report{}
 	for _, chain := range chains {
-		report, err := db.VerifyChain(ctx, chain)
+		report, err := db.VerifyChain(ctx, chain, anchors...)
+		if latchkey.KindOf(err) == latchkey.NotFound {
+			report, err = missingChain(chain, keys.AuditMAC, anchors, err)
+		}
 		if err != nil {
 			return err
 		}
@@ -195,6 +209,41 @@ func (cmd *AuditVerifyCmd) Run(ctx context.Context, g *Globals, std streams) (er
 		return &exitError{exitFailed, errors.New("the audit trail was tampered with")}
 	}
 	return nil
+}
+
+// anchors reads what the files hold; some anchor there must be, or the check
+// would say less than it seems to.
+func (cmd *AuditVerifyCmd) anchors(stdin io.Reader) (all []audit.Head, err error) {
+	for _, name := range cmd.Anchor {
+		var anchors []audit.Head
+		if name == "-" {
+			anchors, err = audit.ReadAnchors(stdin)
+		} else {
+			var f *os.File
+			if f, err = os.Open(name); err != nil {
+				return nil, usage("--anchor: %w", err)
+			}
+			anchors, err = audit.ReadAnchors(f)
+			_ = f.Close() // it was only read
+		}
+		if err != nil {
+			return nil, usage("--anchor %s: %w", name, err)
+		}
+		if len(anchors) == 0 {
+			return nil, usage("--anchor %s: there is no anchor in it", name)
+		}
+		all = append(all, anchors...)
+	}
+	return all, nil
+}
+
+// missingChain reports on a chain that the database does not have: with an
+// anchor of it, it once did.
+func missingChain(chain string, key audit.MACKey, anchors []audit.Head, notFound error) (audit.Report, error) {
+	if !slices.ContainsFunc(anchors, func(a audit.Head) bool { return a.Chain == chain }) {
+		return audit.Report{}, notFound
+	}
+	return audit.Verify(key.Sign(audit.Head{Chain: chain}), key, anchors, func(func(audit.Event, error) bool) {})
 }
 
 // RootCmd is about the root key.
