@@ -4,6 +4,8 @@ import (
 	"net/netip"
 	"sync"
 	"time"
+
+	"github.com/latchkey-dev/latchkey/authz"
 )
 
 const (
@@ -33,7 +35,7 @@ func newFailureLimiter(rate float64) *failureLimiter {
 
 // allow takes one token of the source's, and reports whether there was one.
 func (l *failureLimiter) allow(source netip.Addr, now time.Time) bool {
-	source = subnet(source)
+	source = authz.Network(source)
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	b, ok := l.buckets[source]
@@ -65,16 +67,4 @@ func (l *failureLimiter) forget(now time.Time) {
 	if len(l.buckets) >= maxSources {
 		clear(l.buckets)
 	}
-}
-
-// subnet is what one party holds: an IPv4 address, or an IPv6 /64.
-func subnet(addr netip.Addr) netip.Addr {
-	if !addr.Is6() || addr.Is4In6() {
-		return addr.Unmap()
-	}
-	prefix, err := addr.WithZone("").Prefix(64)
-	if err != nil {
-		return addr
-	}
-	return prefix.Addr()
 }
