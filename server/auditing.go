@@ -32,13 +32,8 @@ const onlyKeys = "access_key"
 
 // listEvents lists events, newest first.
 func (s *Server) listEvents(r *request) error {
-	q := r.query("chain", "limit", "cursor", "from", "to", "actor", "action", "resource_type", "resource_name", "outcome", "request_id")
-	f := audit.Filter{
-		From: q.instant("from"), To: q.instant("to"),
-		Actor: q.values["actor"], Action: q.values["action"], ResourceType: q.values["resource_type"],
-		ResourceName: q.values["resource_name"], Outcome: q.values["outcome"], RequestID: q.values["request_id"],
-		Limit: q.number("limit", 50, 1, 1000),
-	}
+	q, f := r.eventQuery("limit", "cursor")
+	f.Limit = q.number("limit", 50, 1, 1000)
 	if cursor, ok := q.values["cursor"]; ok {
 		if f.Before, ok = parseCursor(cursor); !ok {
 			q.fault("cursor", "invalid_cursor", "want a next_cursor of an earlier page")
@@ -48,12 +43,8 @@ func (s *Server) listEvents(r *request) error {
 	if err != nil {
 		return err
 	}
-	limited := !r.caller.SeesAllEvents()
 	var events []audit.Event
-	if !limited || f.ResourceType == "" || f.ResourceType == onlyKeys {
-		if limited {
-			f.ResourceType = onlyKeys
-		}
+	if visible(&r.caller, &f) {
 		ctx, cancel := r.context()
 		defer cancel()
 		f.Limit++ // one more tells whether there is a next page

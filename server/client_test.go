@@ -76,7 +76,7 @@ func (r *reply) check(a *api) {
 	if r.header.Get("X-Request-Id") == "" {
 		r.Errorf("%s: no X-Request-ID", r.request)
 	}
-	if strings.Contains(r.header.Get("Content-Type"), "json") && !gjson.Valid(r.body) && !strings.HasPrefix(r.request, "HEAD ") {
+	if ct := r.header.Get("Content-Type"); strings.Contains(ct, "json") && ct != "application/x-ndjson" && !gjson.Valid(r.body) && !strings.HasPrefix(r.request, "HEAD ") {
 		r.Errorf("%s: the body is not JSON: %s", r.request, r.body)
 	}
 	if r.status >= 400 && a.leaks(r.body) {

@@ -27,3 +27,6 @@ func openapiPath(path string) string {
 	}
 	return string(b)
 }
+
+// DerivedAction is what a route is called that has no action of its own.
+var DerivedAction = derivedAction

@@ -174,6 +174,18 @@ func (d *openapiDocument) check(operation string, resp *http.Response, body []by
 	if content == nil {
 		return fmt.Errorf("%s %d: the document does not have the type %q", operation, resp.StatusCode, media)
 	}
+	if media == "application/x-ndjson" { // the schema is that of a line
+		for line := range bytes.Lines(body) {
+			value, err := jsonschema.UnmarshalJSON(bytes.NewReader(line))
+			if err == nil {
+				err = d.validate(pointer+"/schema", value)
+			}
+			if err != nil {
+				return fmt.Errorf("%s %d: %w in %s", operation, resp.StatusCode, err, line)
+			}
+		}
+		return nil
+	}
 	value := any(string(body))
 	if base, _, _ := mime.ParseMediaType(media); strings.HasSuffix(base, "json") {
 		var err error
@@ -223,6 +235,8 @@ type openapiServer struct {
 	ahead  atomic.Int64 // of the real clock, in nanoseconds
 	seen   map[string]bool
 	server *server.Server
+
+	summed *authz.Refusals
 }
 
 func startOpenAPI(t *testing.T, doc *openapiDocument, change func(*server.Config)) *openapiServer {
@@ -244,6 +258,7 @@ func startOpenAPI(t *testing.T, doc *openapiDocument, change func(*server.Config
 	t.Cleanup(func() { _ = s.db.Close() }) // a test may have closed it
 	table, parser, peppers := &cache.Table{}, scopes.NewParser(64), &authz.Peppers{}
 	must(authz.NewCustomers(s.db, table).Establish(ctx, authz.DefaultCustomer, at))
+	s.summed = authz.NewRefusals(s.db)
 	root := authz.NewRootKey(s.db, peppers)
 	made, err := root.Establish(ctx, nil, at)
 	must(err)
@@ -255,7 +270,7 @@ func startOpenAPI(t *testing.T, doc *openapiDocument, change func(*server.Config
 		Keys:          authz.NewKeys(authz.KeysConfig{Record: s.db, Table: table, Parser: parser, Peppers: peppers, Mode: authz.Live, MaxActive: 10}),
 		Customers:     authz.NewCustomers(s.db, table),
 		Policies:      authz.NewPolicies(authz.PoliciesConfig{Record: s.db, Table: table}),
-		Root:          root, PDP: authz.NewPDP(authz.PDPConfig{Table: table, Auth: auth, MaxStaleness: 30 * time.Second}), Table: table, Parser: parser, Record: s.db, Events: s.db,
+		Root:          root, PDP: authz.NewPDP(authz.PDPConfig{Table: table, Auth: auth, MaxStaleness: 30 * time.Second}), Table: table, Parser: parser, Record: s.db, Events: s.db, Refusals: s.summed,
 		Sets: authz.NewSets(authz.SetsConfig{Record: s.db}),
 		Log:  slog.New(slog.DiscardHandler), Registry: prometheus.NewRegistry(), Now: now,
 		PublicURL: "http://latchkey.example", NodeID: "openapi", SealKey: secrets.Seal, AuthFailureRate: 1000,
@@ -598,6 +613,10 @@ func (s *openapiServer) auditing(secret string) (event string) {
 	s.send(openapiCall{operation: list, key: s.root, headers: openapiAcme}, 200)
 	s.send(openapiCall{operation: list, path: "/v1/auditing?chain=system", key: secret}, 403)
 	s.send(openapiCall{operation: list, path: "/v1/auditing?cursor=x", key: secret}, 400)
+	const export = "GET /v1/auditing/export"
+	s.send(openapiCall{operation: export, key: secret}, 200)
+	s.send(openapiCall{operation: export, path: "/v1/auditing/export?chain=system&from=2000-01-01T00:00:00Z", key: s.root}, 200)
+	s.send(openapiCall{operation: export, path: "/v1/auditing/export?limit=1", key: secret}, 400)
 	s.send(openapiCall{operation: one, path: "/v1/auditing/" + event, key: secret}, 200)
 	s.send(openapiCall{operation: one, path: "/v1/auditing/" + openapiNone, key: secret}, 404)
 	s.send(openapiCall{operation: verify, key: secret}, 200)
@@ -820,6 +839,12 @@ func (s *openapiServer) ends(example, full, poor openapiKey) {
 	s.send(openapiCall{operation: "DELETE /v1/customers/{id}", path: "/v1/customers/acme", key: s.root}, 204)
 	s.send(openapiCall{operation: "GET /v1/access_keys/self", key: full.secret}, 401)
 	s.send(openapiCall{operation: "GET /v1/auditing", key: s.root, headers: openapiAcme}, 200)
+	if n, err := s.summed.RunOnce(context.Background(), latchkey.InstantOf(time.Now().Add(2*time.Hour)), true); err != nil || n == 0 {
+		s.t.Errorf("%d events of refusals: %v", n, err)
+	}
+	for _, chain := range []string{"", "?chain=system"} { // events of refusals are as documented, too
+		s.send(openapiCall{operation: "GET /v1/auditing/export", path: "/v1/auditing/export" + chain, key: s.root, headers: openapiAcme}, 200)
+	}
 	rotated := s.send(openapiCall{operation: "POST /v1/root/rotate", key: s.root}, 201)
 	s.root = openapiField(s.t, rotated, "key")
 	s.send(openapiCall{operation: "GET /v1/customers", key: s.root}, 200)
