@@ -66,17 +66,18 @@ func (r *request) decide() error {
 		return err
 	}
 	r.s.metrics.took(&r.decision, wallClock().Sub(start))
-	r.decided()
-	return nil
+	return r.decided()
 }
 
-// decided counts a decision, and tells of a policy that could not answer.
-func (r *request) decided() {
+// decided counts a decision, tells of a policy that could not answer, and hands
+// it to the decision log, all before it is given.
+func (r *request) decided() error {
 	r.s.metrics.decided(&r.decision)
 	if f := r.decision.Failure; f != nil && r.s.policyErrors.allow(netip.Addr{}, r.start) {
 		r.s.cfg.Log.LogAttrs(noContext, slog.LevelWarn, "policy_error", slog.String("request_id", r.id), slog.String("customer", r.caller.Customer.ID),
 			slog.String("policy", r.decision.Reasons[0].Policy), slog.String("decision_id", string(r.decision.ID[:])), slog.String("error", authz.Redact(f.Error())))
 	}
+	return r.logDecision()
 }
 
 // json sends r.out.
@@ -97,7 +98,9 @@ func (s *Server) explain(r *request) error {
 	if err != nil {
 		return err
 	}
-	r.decided()
+	if err := r.decided(); err != nil {
+		return err
+	}
 	r.out = appendDecision(r.out[:0], &r.decision, func(b []byte) []byte {
 		return appendExplanation(b, &explanation, &r.question, &r.decision)
 	})

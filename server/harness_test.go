@@ -84,6 +84,7 @@ type api struct {
 	table    *cache.Table
 	auth     *authz.Authenticator
 	uses     *authz.Uses
+	refusals *authz.Refusals
 	registry *prometheus.Registry
 	log      *buffer
 	addr     string
@@ -95,6 +96,7 @@ type api struct {
 
 	mu      sync.Mutex
 	secrets []string
+	written int // events that tests made up
 }
 
 var (
@@ -156,13 +158,13 @@ func start(t testing.TB, change ...func(*options)) *api {
 	a.keep(a.root)
 	parser := scopes.NewParser(64)
 	must(a.db.Load(ctx, a.table, parser, peppers))
-	a.uses = authz.NewUses(record)
+	a.uses, a.refusals = authz.NewUses(record), authz.NewRefusals(record)
 	a.auth = authz.NewAuthenticator(a.table, peppers, root, a.uses)
 
 	cfg := o.config
 	cfg.Authenticator, cfg.Table, cfg.Parser, cfg.Record, cfg.Events, cfg.Root = a.auth, a.table, parser, record, a.db, root
 	cfg.Keys = authz.NewKeys(authz.KeysConfig{Record: record, Table: a.table, Parser: parser, Peppers: peppers, Mode: o.mode, MaxActive: o.maxActive})
-	cfg.Customers = authz.NewCustomers(record, a.table)
+	cfg.Customers, cfg.Refusals = authz.NewCustomers(record, a.table), a.refusals
 	cfg.Policies = authz.NewPolicies(authz.PoliciesConfig{Record: record, Table: a.table, Origin: o.origin})
 	_, err = cfg.Policies.Load(ctx, at)
 	must(err)
@@ -198,6 +200,9 @@ func start(t testing.TB, change ...func(*options)) *api {
 		if !a.lost {
 			if _, err := a.uses.RunOnce(context.Background()); err != nil {
 				t.Errorf("write last uses: %v", err)
+			}
+			if _, err := a.refusals.RunOnce(context.Background(), latchkey.InstantOf(a.clock.now()), true); err != nil {
+				t.Errorf("write refusals: %v", err)
 			}
 			if !o.tamper {
 				a.chainsHold()

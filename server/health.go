@@ -37,7 +37,7 @@ func (r *request) notReady(waiting string) error {
 	}
 	r.decision = authz.Decision{}
 	r.decision.NotReady(r.now)
-	r.decided()
+	r.s.metrics.decided(&r.decision) // not logged: nobody knows who asks, nor what
 	r.out = appendDecision(r.out[:0], &r.decision, nil)
 	return r.json(http.StatusOK)
 }

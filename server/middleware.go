@@ -19,6 +19,9 @@ import (
 // route declares one route: what it needs, and who answers it.
 type route struct {
 	method, path string
+	// action names what the route does, for the events of refusals; where it is
+	// empty it is derived: "POST /v1/access_keys" is access_key.create.
+	action       string
 	open         bool          // needs no credential
 	decision     bool          // logs failures and a sample only
 	single       bool          // answers one decision
@@ -58,6 +61,9 @@ func (s *Server) mount(rt *route) {
 	if rt.deadline == 0 {
 		rt.deadline = 10 * time.Second
 	}
+	if rt.action == "" {
+		rt.action = derivedAction(rt.method, rt.path)
+	}
 	rt.observe = s.metrics.route(rt.method, rt.path)
 	handler := func(c *fiber.Ctx) error {
 		r := s.acquire(c, rt)
@@ -65,6 +71,7 @@ func (s *Server) mount(rt *route) {
 		var refused *latchkey.Error
 		if err := r.run(); err != nil {
 			refused = r.refuse(err)
+			r.noteRefusal(refused)
 		}
 		status := c.Response().StatusCode()
 		took := time.Since(r.start)
@@ -166,6 +173,7 @@ func (r *request) authenticate() error {
 		if !proven {
 			return r.failed(err)
 		}
+		r.ended = value[len(bearer):]
 		return err
 	}
 	caller.RequestID = r.id

@@ -32,6 +32,7 @@ type request struct {
 	id     string
 	head   head
 	caller authz.Caller
+	ended  []byte // the credential, where it was right but holds no more
 	body   string
 	buffer []byte // of the body, on decision routes
 	doc    strictjson.Doc
@@ -39,6 +40,7 @@ type request struct {
 	question authz.Request
 	decision authz.Decision
 	out      []byte
+	record   []byte // of the decision log
 }
 
 // keptBody is how large a body may be whose buffers serve the next request.
@@ -49,7 +51,7 @@ func (r *request) reset() {
 		r.doc = strictjson.Doc{}
 	}
 	r.c, r.route, r.caller, r.body, r.id = nil, nil, authz.Caller{}, "", ""
-	r.question, r.head = authz.Request{}, head{}
+	r.question, r.head, r.ended = authz.Request{}, head{}, nil
 	r.decision = authz.Decision{Reasons: r.decision.Reasons[:0]}
 	r.out = r.out[:0]
 }

@@ -21,8 +21,8 @@ import (
 	"github.com/latchkey-dev/latchkey/scopes"
 )
 
-// Config are the collaborators and settings of a Server. All collaborators are
-// required; a zero setting takes the default that its comment names.
+// Config are the collaborators and settings of a Server. Collaborators are
+// required unless they say otherwise; a zero setting takes the default that its comment names.
 type Config struct {
 	Authenticator *authz.Authenticator
 	Keys          *authz.Keys
@@ -35,6 +35,8 @@ type Config struct {
 	Parser        *scopes.Parser
 	Record        authz.Record
 	Events        Events
+	Refusals      *authz.Refusals // may be nil: then they are not recorded
+	DecisionLog   DecisionLog     // may be nil: then there is none
 	Log           *slog.Logger
 	Registry      *prometheus.Registry
 	Now           func() time.Time
@@ -72,8 +74,10 @@ type Config struct {
 // Events is the audit trail as the API reads it. Implemented by store.DB.
 type Events interface {
 	Events(ctx context.Context, chain string, f audit.Filter) ([]audit.Event, error)
+	EventRange(ctx context.Context, chain string, f audit.Filter, after, through int64) ([]audit.Event, error)
 	Event(ctx context.Context, chain, id string) (audit.Event, error)
-	VerifyChain(ctx context.Context, chain string) (audit.Report, error)
+	Head(ctx context.Context, chain string) (audit.Head, error)
+	VerifyChain(ctx context.Context, chain string, anchors ...audit.Head) (audit.Report, error)
 	Ping(ctx context.Context) error
 }
 
@@ -87,7 +91,8 @@ type Server struct {
 	policyErrors *failureLimiter
 	replays      inFlight
 	verify       chan struct{} // one verification of a chain at a time
-	pool         sync.Pool     // *request
+	exports      exports
+	pool         sync.Pool // *request
 }
 
 // New makes a server; Serve runs it.

@@ -2,8 +2,10 @@ package main
 
 import (
 	"context"
+	"encoding/hex"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"math/rand/v2"
 	"os"
@@ -20,9 +22,11 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/latchkey-dev/latchkey"
+	"github.com/latchkey-dev/latchkey/audit"
 	"github.com/latchkey-dev/latchkey/authz"
 	"github.com/latchkey-dev/latchkey/cache"
 	"github.com/latchkey-dev/latchkey/internal/keyring"
+	"github.com/latchkey-dev/latchkey/notify"
 	"github.com/latchkey-dev/latchkey/scopes"
 	"github.com/latchkey-dev/latchkey/server"
 	"github.com/latchkey-dev/latchkey/store"
@@ -163,6 +167,8 @@ type node struct {
 	*base
 	table    *cache.Table
 	uses     *authz.Uses
+	refusals *authz.Refusals
+	anchored map[string]int64 // chain → the sequence number of its last anchor
 	api      *server.Server
 	registry *prometheus.Registry
 	unusable atomic.Int64 // stored policies that did not compile at the start
@@ -173,6 +179,8 @@ type node struct {
 	policies *authz.Policies
 	// waiting says what decisions wait for, "" once they can be made.
 	waiting atomic.Pointer[string]
+
+	decisionLog *notify.DecisionLog // nil where it is off
 }
 
 // nodeConfig is what a node is given beside its flags.
@@ -180,6 +188,7 @@ type nodeConfig struct {
 	id, baseURL string
 	tracer      trace.Tracer
 	log         *slog.Logger
+	stdout      io.Writer // where the decision log may go
 }
 
 // openNode puts the parts together. Its server can be started, and denies, until
@@ -195,14 +204,14 @@ func openNode(ctx context.Context, cmd *ServeCmd, with nodeConfig) (*node, error
 	n.parser = parser
 	n.waitFor("records are being loaded")
 	n.policies = authz.NewPolicies(authz.PoliciesConfig{Record: b.db, Table: n.table})
-	n.uses = authz.NewUses(b.db)
+	n.uses, n.refusals, n.anchored = authz.NewUses(b.db), authz.NewRefusals(b.db), map[string]int64{}
 	auth := authz.NewAuthenticator(n.table, b.peppers, b.root, n.uses)
 	publicURL := cmd.PublicURL
 	if publicURL == "" {
 		publicURL = with.baseURL
 	}
 	n.register(auth)
-	n.api = server.New(server.Config{
+	cfg := server.Config{
 		Authenticator: auth,
 		Keys: authz.NewKeys(authz.KeysConfig{Record: b.db, Table: n.table, Parser: parser, Peppers: b.peppers,
 			Mode: authz.Mode(cmd.KeyMode), MaxActive: cmd.MaxActiveKeys}),
@@ -212,13 +221,20 @@ func openNode(ctx context.Context, cmd *ServeCmd, with nodeConfig) (*node, error
 		Root:      b.root,
 		PDP: authz.NewPDP(authz.PDPConfig{Table: n.table, Auth: auth, Metadata: authz.NewMetadata(b.db, keptMetadata),
 			MaxStaleness: cmd.MaxStaleness, Concurrency: atOnce(cmd.PolicyConcurrency)}),
-		Table: n.table, Parser: parser, Record: b.db, Events: b.db, Ready: n.ready,
+		Table: n.table, Parser: parser, Record: b.db, Events: b.db, Refusals: n.refusals, Ready: n.ready,
 		Log: log, Registry: n.registry, Now: now,
 		PublicURL: publicURL, NodeID: with.id, Tracer: with.tracer, SealKey: b.keyring.Seal,
 		TooManyKeysStatus: cmd.Compat.TooManyKeysStatus, TrustedProxies: cmd.TrustedProxies,
 		AuthFailureRate: cmd.AuthFailures, LogDecisions: cmd.LogDecisions,
 		ReadTimeout: cmd.ReadTimeout, WriteTimeout: cmd.WriteTimeout, IdleTimeout: cmd.IdleTimeout,
-	})
+	}
+	if n.decisionLog, err = cmd.DecisionLog.open(with, n.registry); err != nil {
+		return nil, errors.Join(err, n.close())
+	}
+	if n.decisionLog != nil { // an interface that holds nil would not be nil
+		cfg.DecisionLog = n.decisionLog
+	}
+	n.api = server.New(cfg)
 	return n, nil
 }
 
@@ -278,34 +294,70 @@ func (n *node) register(auth *authz.Authenticator) {
 	gauge("latchkey_tokens_refused_unread", "Tokens refused since the start for their form or checksum, with no look-up.", func() float64 { return float64(auth.RefusedUnread()) })
 	gauge("latchkey_uses_dropped", "Last uses of keys that went unrecorded since the start.", func() float64 { return float64(n.uses.Dropped()) })
 	gauge("latchkey_policies_unusable", "Stored policies that did not compile at the start; each denies whoever asks it.", func() float64 { return float64(n.unusable.Load()) })
+	gauge("latchkey_refusals_unrecorded", "Refusals since the start that could not be written to the audit trail.", func() float64 { return float64(n.refusals.Dropped()) })
 	n.registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 }
 
 // loop does the background work until ctx ends, and once more then, so that
 // nothing that waits is lost.
 func (n *node) loop(ctx context.Context) {
+	n.anchor(ctx)
+	anchors := time.NewTicker(time.Minute)
+	defer anchors.Stop()
 	for {
 		wait := 5*time.Second + rand.N(time.Second) // jitter
 		select {
 		case <-ctx.Done():
-			n.tick()
+			n.tick(true)
+			n.anchor(context.Background())
 			return
+		case <-anchors.C:
+			n.anchor(ctx)
 		case <-time.After(wait):
-			n.tick()
+			n.tick(false)
 		}
 	}
 }
 
-func (n *node) tick() {
+func (n *node) tick(final bool) {
 	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
 	defer cancel()
 	if _, err := n.uses.RunOnce(ctx); err != nil {
 		n.log.Warn("background", "job", "uses", "error", err.Error())
 	}
+	if _, err := n.refusals.RunOnce(ctx, latchkey.InstantOf(n.now()), final); err != nil {
+		n.log.Warn("background", "job", "refusals", "error", err.Error())
+	}
 	if _, err := n.db.SweepReplies(ctx, latchkey.InstantOf(n.now())); err != nil {
 		n.log.Warn("background", "job", "replies", "error", err.Error())
 	}
 }
+
+// anchor logs the head of every chain that has moved since its last anchor: in
+// the log it is out of reach of who puts the database back to an earlier copy.
+func (n *node) anchor(ctx context.Context) {
+	ctx, cancel := context.WithTimeout(ctx, 30*time.Second)
+	defer cancel()
+	heads, forged, err := n.db.Heads(ctx)
+	if err != nil {
+		n.log.Warn("background", "job", "anchors", "error", err.Error())
+	}
+	for _, h := range forged {
+		n.log.Error("audit_head_forged", "chain", h.Chain, "seq", h.Seq)
+	}
+	for _, h := range heads {
+		if n.anchored[h.Chain] != h.Seq {
+			n.anchored[h.Chain] = h.Seq
+			slog.New(always{n.log.Handler()}).Info(audit.AnchorEvent, "chain", h.Chain, "seq", h.Seq, "hash", h.Hash.String(), "mac", hex.EncodeToString(h.MAC))
+		}
+	}
+}
+
+// always lets through what must not depend on the level of the log.
+type always struct{ slog.Handler }
+
+// Enabled implements slog.Handler.
+func (always) Enabled(context.Context, slog.Level) bool { return true }
 
 // newClock returns a clock that never runs backwards within the process,
 // whatever is done to the system's.

@@ -44,10 +44,11 @@ type ServeCmd struct {
 	ReadTimeout       time.Duration `help:"Time for a whole request to arrive; a later one on the same connection may take twice that." default:"10s" env:"LATCHKEY_READ_TIMEOUT"`
 	WriteTimeout      time.Duration `help:"Time for a whole reply to leave; a later one on the same connection may take twice that." default:"10s" env:"LATCHKEY_WRITE_TIMEOUT"`
 	IdleTimeout       time.Duration `help:"Time that a connection may wait for its next request." default:"60s" env:"LATCHKEY_IDLE_TIMEOUT"`
-	StopTimeout       time.Duration `help:"Time for running requests to end after SIGTERM." default:"10s" env:"LATCHKEY_STOP_TIMEOUT"`
+	StopTimeout       time.Duration `help:"Time for running requests to end after SIGTERM, and for the decision log to be delivered." default:"10s" env:"LATCHKEY_STOP_TIMEOUT"`
 
-	Tracing `embed:""`
-	Compat  Compat `embed:"" prefix:"compat."`
+	DecisionLog DecisionLog `embed:""`
+	Tracing     `embed:""`
+	Compat      Compat `embed:"" prefix:"compat."`
 }
 
 // Compat are the points where the default follows the access-key document to the
@@ -79,7 +80,7 @@ func (cmd *ServeCmd) validate() error {
 	case cmd.TLSCert == "" && !cmd.InsecureListen && !local(cmd.Listen):
 		return usage("--listen %s would send keys in plain text over the network: give --tls-cert and --tls-key, or --insecure-listen", cmd.Listen)
 	}
-	return cmd.Tracing.validate()
+	return errors.Join(cmd.DecisionLog.validate(), cmd.Tracing.validate())
 }
 
 // local reports whether only this machine can reach the address.
@@ -150,7 +151,7 @@ func (cmd *ServeCmd) Run(ctx context.Context, std streams) (err error) {
 			log.Warn("spans were lost", "error", lost.Error())
 		}
 	}()
-	n, err := openNode(ctx, cmd, nodeConfig{id: id, baseURL: baseURL, tracer: tracer, log: log})
+	n, err := openNode(ctx, cmd, nodeConfig{id: id, baseURL: baseURL, tracer: tracer, log: log, stdout: std.out})
 	if err != nil {
 		return err
 	}
@@ -195,16 +196,31 @@ func (cmd *ServeCmd) Run(ctx context.Context, std streams) (err error) {
 	var running sync.WaitGroup
 	running.Go(func() { n.loop(loops) })
 	log.Info("serving", "listen", ln.Addr().String(), "private_listen", cmd.PrivateListen, "version", version(), "keys", n.table.Len())
+	var stopping time.Time
 	select {
 	case err = <-served:
+		stopping = time.Now()
 	case <-ctx.Done():
+		stopping = time.Now()
 		log.Info("stopping")
 		err = stop()
 	}
 	stopLoops()
 	running.Wait()
+	err = errors.Join(err, cmd.flush(n, stopping))
 	log.Info("stopped")
 	return err
+}
+
+// flush delivers what the decision log holds, in what is left of the time to
+// stop: at least a quarter of it.
+func (cmd *ServeCmd) flush(n *node, stopping time.Time) error {
+	if n.decisionLog == nil {
+		return nil
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), max(cmd.StopTimeout-time.Since(stopping), cmd.StopTimeout/4))
+	defer cancel()
+	return n.decisionLog.Close(ctx)
 }
 
 // private serves metrics and health on an address of their own.

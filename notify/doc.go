@@ -1,0 +1,7 @@
+// Package notify sends what happens to places outside: decisions to the
+// decision log's target.
+//
+// It stands on floor 1: it imports the root package and audit, whose values it
+// delivers, and knows neither records nor requests. What it is given it copies;
+// it holds a bounded amount of memory, whatever its targets do.
+package notify
