@@ -21,21 +21,21 @@ type route struct {
 	method, path string
 	// action names what the route does, for the events of refusals; where it is
 	// empty it is derived: "POST /v1/access_keys" is access_key.create.
-	action       string
-	open         bool          // needs no credential
-	decision     bool          // logs failures and a sample only
-	single       bool          // answers one decision
-	authzen      bool          // errors are AuthZEN's JSON strings
-	query        bool          // reads the query; without it any parameter is a fault
-	ended        bool          // root may act in a customer that has ended
-	change       bool          // changes records: root must name the customer once there are two
-	system       bool          // is not about a customer
-	body         string        // content type; "" for none
-	deadline     time.Duration // of everything that waits
-	may          func(*authz.Caller) error
-	named        func(*authz.Caller, string) error // the same of the path's name, where that counts
-	handle       func(*request) error
-	observe      observers
+	action   string
+	open     bool          // needs no credential
+	decision bool          // logs failures and a sample only
+	single   bool          // answers one decision
+	authzen  bool          // errors are AuthZEN's JSON strings
+	query    bool          // reads the query; without it any parameter is a fault
+	ended    bool          // root may act in a customer that has ended
+	change   bool          // changes records: root must name the customer once there are two
+	system   bool          // is not about a customer
+	body     string        // content type; "" for none
+	deadline time.Duration // of everything that waits
+	may      func(*authz.Caller) error
+	named    func(*authz.Caller, string) error // the same of the path's name, where that counts
+	handle   func(*request) error
+	observe  observers
 }
 
 func (s *Server) acquire(c *fiber.Ctx, rt *route) *request {
