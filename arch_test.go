@@ -27,20 +27,23 @@ var edges = map[string][]string{
 	"audit":    nil,
 	"policies": {"scopes", "audit"},
 	"authz":    {"scopes", "audit", "policies"},
+	"forward":  nil,
 
 	"store": {"authz", "audit", "scopes", "policies"},
 	"cache": {"authz"},
 
 	"notify": {"audit"},
 
-	"server": {"authz", "audit", "scopes", "policies"},
+	"server":          {"authz", "audit", "scopes", "policies", "forward"},
+	"server/extauthz": {"forward"},
 
-	"cmd/latchkey": {"scopes", "policies", "audit", "authz", "store", "cache", "notify", "server", "internal/keyring"},
+	"cmd/latchkey": {"scopes", "policies", "audit", "authz", "forward", "store", "cache", "notify", "server", "server/extauthz", "internal/keyring"},
 
 	// Programs of the workshop; nothing of the product imports them.
 	"internal/bench":     {"scopes", "authz", "store", "cache", "internal/keyring"},
 	"internal/demo":      nil,
 	"internal/container": nil,
+	"internal/proxies":   nil,
 }
 
 var ground = []string{"", "internal/strictjson"}
@@ -55,6 +58,8 @@ var confined = map[string][]string{
 	"github.com/open-policy-agent/opa": {"policies"},
 	"github.com/google/cel-go":         {"policies"},
 	"github.com/redis/go-redis":        {"cache"},
+	"google.golang.org/grpc":           {"server/extauthz"},
+	"github.com/envoyproxy":            {"server/extauthz"},
 	"github.com/alecthomas/kong":       {"cmd/latchkey"},
 	"go.opentelemetry.io/otel":         {"server", "cmd/latchkey"},
 	"net/http":                         {"server", "notify", "cmd/latchkey", "internal/bench", "internal/demo"},

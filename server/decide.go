@@ -4,9 +4,11 @@ import (
 	"log/slog"
 	"net/netip"
 	"strconv"
+	"time"
 
 	"github.com/gofiber/fiber/v2"
 
+	"github.com/latchkey-dev/latchkey"
 	"github.com/latchkey-dev/latchkey/authz"
 	"github.com/latchkey-dev/latchkey/internal/strictjson"
 	"github.com/latchkey-dev/latchkey/scopes"
@@ -69,15 +71,37 @@ func (r *request) decide() error {
 	return r.decided()
 }
 
-// decided counts a decision, tells of a policy that could not answer, and hands
-// it to the decision log, all before it is given.
+// decided is told of a decision before it is given.
 func (r *request) decided() error {
-	r.s.metrics.decided(&r.decision)
-	if f := r.decision.Failure; f != nil && r.s.policyErrors.allow(netip.Addr{}, r.start) {
-		r.s.cfg.Log.LogAttrs(noContext, slog.LevelWarn, "policy_error", slog.String("request_id", r.id), slog.String("customer", r.caller.Customer.ID),
-			slog.String("policy", r.decision.Reasons[0].Policy), slog.String("decision_id", string(r.decision.ID[:])), slog.String("error", authz.Redact(f.Error())))
+	a := asked{caller: &r.caller, question: &r.question, decision: &r.decision, requestID: r.id, at: r.now, start: r.start, wait: r.route.deadline, record: &r.record}
+	if r.s.cfg.DecisionLog != nil {
+		a.source = r.source()
 	}
-	return r.logDecision()
+	return r.s.decided(&a)
+}
+
+// asked is a decision with who asked for it.
+type asked struct {
+	caller    *authz.Caller
+	question  *authz.Request
+	decision  *authz.Decision
+	requestID string
+	source    netip.Addr
+	at        latchkey.Instant
+	start     time.Time
+	wait      time.Duration // from start, for the decision log
+	record    *[]byte       // memory for it
+}
+
+// decided counts a decision, tells of a policy that could not answer, and hands
+// it to the decision log.
+func (s *Server) decided(a *asked) error {
+	s.metrics.decided(a.decision)
+	if f := a.decision.Failure; f != nil && s.policyErrors.allow(netip.Addr{}, a.start) {
+		s.cfg.Log.LogAttrs(noContext, slog.LevelWarn, "policy_error", slog.String("request_id", a.requestID), slog.String("customer", a.caller.Customer.ID),
+			slog.String("policy", a.decision.Reasons[0].Policy), slog.String("decision_id", string(a.decision.ID[:])), slog.String("error", authz.Redact(f.Error())))
+	}
+	return s.logDecision(a)
 }
 
 // json sends r.out.

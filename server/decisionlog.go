@@ -21,15 +21,15 @@ type DecisionLog interface {
 
 // logDecision hands the decision to the decision log, if there is one that
 // wants it.
-func (r *request) logDecision() error {
-	if r.s.cfg.DecisionLog == nil || !r.s.cfg.DecisionLog.Wants(r.decision.Permit) {
+func (s *Server) logDecision(a *asked) error {
+	if s.cfg.DecisionLog == nil || !s.cfg.DecisionLog.Wants(a.decision.Permit) {
 		return nil
 	}
 	var record audit.DecisionRecord
-	record, r.record = newDecisionRecord(r.record[:0], &r.caller, &r.question, &r.decision)
-	took := r.s.cfg.Now().Sub(r.start)
-	record.At, record.Took, record.RequestID, record.RequestedBy = r.now, took, r.id, r.source().String()
-	if !r.s.cfg.DecisionLog.Log(&record, max(0, r.route.deadline-took)) {
+	record, *a.record = newDecisionRecord((*a.record)[:0], a.caller, a.question, a.decision)
+	took := s.cfg.Now().Sub(a.start)
+	record.At, record.Took, record.RequestID, record.RequestedBy = a.at, took, a.requestID, a.source.String()
+	if !s.cfg.DecisionLog.Log(&record, max(0, a.wait-took)) {
 		return latchkey.Errorf(latchkey.Unavailable, "decision_log_full", "the decision is not given, because it could not be logged")
 	}
 	return nil

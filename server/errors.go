@@ -143,7 +143,7 @@ func (s *Server) unrouted(c *fiber.Ctx, err error) error {
 		case http.StatusRequestEntityTooLarge:
 			e = latchkey.Errorf(latchkey.TooLarge, "body_too_large", "the body is over the limit of this path")
 		case http.StatusRequestHeaderFieldsTooLarge:
-			return s.bare(c, fe.Code, "headers_too_large", "the request line and headers are over 8 KiB")
+			return s.bare(c, fe.Code, "headers_too_large", "the request line and headers are over "+strconv.Itoa(s.headLimit()>>10)+" KiB")
 		case http.StatusRequestTimeout:
 			return s.bare(c, fe.Code, "request_timeout", "the request did not arrive in time")
 		default:

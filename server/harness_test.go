@@ -90,6 +90,8 @@ type api struct {
 	addr     string
 	client   *http.Client
 	root     string
+	server   *server.Server
+	sockets  []chan error // of further listeners
 	stop     func()
 
 	lost bool // the database, on purpose
@@ -177,6 +179,7 @@ func start(t testing.TB, change ...func(*options)) *api {
 		cfg.PublicURL = "https://pdp.example.com"
 	}
 	s := server.New(cfg)
+	a.server = s
 	ln, err := net.Listen("tcp", "127.0.0.1:0")
 	must(err)
 	a.addr = ln.Addr().String()
@@ -196,6 +199,11 @@ func start(t testing.TB, change ...func(*options)) *api {
 		}
 		if err := <-served; err != nil {
 			t.Errorf("serve: %v", err)
+		}
+		for _, socket := range a.sockets {
+			if err := <-socket; err != nil {
+				t.Errorf("serve a socket: %v", err)
+			}
 		}
 		if !a.lost {
 			if _, err := a.uses.RunOnce(context.Background()); err != nil {

@@ -20,6 +20,7 @@ type metrics struct {
 	other        prometheus.Counter
 	deciding     [3]prometheus.Observer // by policy: none of the customer's, CEL, Rego
 	failures     map[policies.Failure]prometheus.Counter
+	forwards     *prometheus.CounterVec
 	authFailures prometheus.Counter
 	unrouted     prometheus.Counter
 	panics       prometheus.Counter
@@ -58,7 +59,8 @@ func newMetrics(registry *prometheus.Registry) *metrics {
 	}{
 		{true, []authz.ReasonCode{authz.ScopePermits, authz.PolicyRule, authz.PolicyDefault, authz.GrantPermits}},
 		{false, []authz.ReasonCode{authz.ScopeMissing, authz.PolicyRule, authz.PolicyDefault, authz.PolicyError, authz.KeyUnknown, authz.KeyExpired,
-			authz.KeyRevoked, authz.SubjectNotAllowed, authz.ValueNotPermitted, authz.NoGrant, authz.NotReady}},
+			authz.KeyRevoked, authz.SubjectNotAllowed, authz.ValueNotPermitted, authz.NoGrant, authz.NotReady,
+			noRoute, ambiguousPath, invalidOriginal, credentialInPath}},
 	} {
 		result := "deny"
 		if c.permit {
@@ -82,7 +84,9 @@ func newMetrics(registry *prometheus.Registry) *metrics {
 		m.failures[f] = errors.WithLabelValues(string(f))
 	}
 	m.other = decisions.WithLabelValues("deny", "other")
-	registry.MustRegister(m.seconds, decisions, deciding, errors, m.authFailures, m.unrouted, m.panics)
+	m.forwards = prometheus.NewCounterVec(prometheus.CounterOpts{
+		Name: "latchkey_forward_answers_total", Help: "Answers to proxies, by the way they ask and the status they got."}, []string{"dialect", "status"})
+	registry.MustRegister(m.seconds, decisions, deciding, errors, m.forwards, m.authFailures, m.unrouted, m.panics)
 	return m
 }
 
@@ -102,11 +106,17 @@ func (m *metrics) decided(d *authz.Decision) {
 		m.failures[d.Failure.Failure].Inc()
 	}
 	if len(d.Reasons) > 0 {
-		for i := range m.decisions { // few, the common ones first
-			if m.decisions[i].reason == d.Reasons[0].Code && m.decisions[i].permit == d.Permit {
-				m.decisions[i].count.Inc()
-				return
-			}
+		m.decidedBy(d.Permit, d.Reasons[0].Code)
+		return
+	}
+	m.other.Inc()
+}
+
+func (m *metrics) decidedBy(permit bool, code authz.ReasonCode) {
+	for i := range m.decisions { // few, the common ones first
+		if m.decisions[i].reason == code && m.decisions[i].permit == permit {
+			m.decisions[i].count.Inc()
+			return
 		}
 	}
 	m.other.Inc()

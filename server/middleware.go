@@ -23,6 +23,7 @@ type route struct {
 	// empty it is derived: "POST /v1/access_keys" is access_key.create.
 	action   string
 	open     bool          // needs no credential
+	forward  bool          // a proxy asks about somebody else's request
 	decision bool          // logs failures and a sample only
 	single   bool          // answers one decision
 	authzen  bool          // errors are AuthZEN's JSON strings
@@ -57,7 +58,7 @@ func (s *Server) release(r *request) {
 }
 
 // mount makes a Fiber handler of the route: the one way of every request.
-func (s *Server) mount(rt *route) {
+func (s *Server) mount(app *fiber.App, rt *route) {
 	if rt.deadline == 0 {
 		rt.deadline = 10 * time.Second
 	}
@@ -86,9 +87,14 @@ func (s *Server) mount(rt *route) {
 		}
 		return nil
 	}
-	s.app.Add(rt.method, rt.path, handler)
-	if rt.method == fiber.MethodGet { // the same without the body
-		s.app.Add(fiber.MethodHead, rt.path, handler)
+	switch rt.method {
+	case anyMethod:
+		app.All(rt.path, handler)
+	case fiber.MethodGet: // the same without the body
+		app.Add(fiber.MethodHead, rt.path, handler)
+		fallthrough
+	default:
+		app.Add(rt.method, rt.path, handler)
 	}
 }
 
@@ -101,6 +107,9 @@ func (r *request) run() (err error) {
 			err = latchkey.Errorf(latchkey.Internal, "internal_error", "the request could not be answered")
 		}
 	}()
+	if r.route.forward { // nothing of the request is the caller's own but one header
+		return r.route.handle(r)
+	}
 	if err := r.noCredentialInQuery(); err != nil {
 		return err
 	}
@@ -139,16 +148,21 @@ func (r *request) noCredentialInQuery() error {
 	if len(raw) == 0 {
 		return nil
 	}
-	found := authz.ContainsToken(string(raw))
-	for part := range strings.FieldsFuncSeq(string(raw), func(c rune) bool { return c == '&' || c == '=' || c == ';' }) {
+	if credentialIn(string(raw)) {
+		return latchkey.InvalidFaults(latchkey.Fault{Pointer: "query", Code: "credential_in_query", Detail: "the query holds a credential; send it in Authorization: Bearer, and consider this one disclosed"})
+	}
+	return nil
+}
+
+// credentialIn reports whether a query, as it was sent, holds a credential.
+func credentialIn(query string) bool {
+	found := authz.ContainsToken(query)
+	for part := range strings.FieldsFuncSeq(query, func(c rune) bool { return c == '&' || c == '=' || c == ';' }) {
 		// One by one: a part that does not decode must not hide the others.
 		decoded, err := url.QueryUnescape(part)
 		found = found || err == nil && authz.ContainsToken(decoded)
 	}
-	if found {
-		return latchkey.InvalidFaults(latchkey.Fault{Pointer: "query", Code: "credential_in_query", Detail: "the query holds a credential; send it in Authorization: Bearer, and consider this one disclosed"})
-	}
-	return nil
+	return found
 }
 
 var (
@@ -267,7 +281,7 @@ func (r *request) log(status int, took time.Duration, refused *latchkey.Error) {
 		level = slog.LevelError
 	case status == fiber.StatusTooManyRequests:
 		return // counted; a log line each would be the attacker's to fill
-	case r.route.decision && status < fiber.StatusBadRequest && (r.s.cfg.LogDecisions == 0 || rand.Float64() >= r.s.cfg.LogDecisions):
+	case r.route.decision && (status < fiber.StatusBadRequest || r.route.forward) && (r.s.cfg.LogDecisions == 0 || rand.Float64() >= r.s.cfg.LogDecisions):
 		return
 	}
 	attrs := []slog.Attr{

@@ -1,19 +1,31 @@
 package server
 
+import (
+	"strings"
+
+	"github.com/gofiber/fiber/v2"
+)
+
 // OpenAPIRoutes lists what the server answers as "METHOD /path/{parameter}".
+// Routes that answer every method alike are listed, and documented, under GET.
 func OpenAPIRoutes(s *Server) (routes []string) {
 	for _, r := range s.app.GetRoutes(true) {
+		if strings.HasPrefix(r.Path, forwardPrefix) && r.Method != fiber.MethodGet {
+			continue
+		}
 		routes = append(routes, r.Method+" "+openapiPath(r.Path))
 	}
 	return routes
 }
 
-// openapiPath turns /a/:id/b into /a/{id}/b.
+// openapiPath turns /a/:id/* into /a/{id}/{path}.
 func openapiPath(path string) string {
 	var b []byte
 	open := false
 	for i := range len(path) {
 		switch c := path[i]; {
+		case c == '*':
+			b, open = append(b, "{path"...), true
 		case c == ':':
 			b, open = append(b, '{'), true
 		case c == '/' && open:

@@ -28,6 +28,7 @@ import (
 	"github.com/latchkey-dev/latchkey"
 	"github.com/latchkey-dev/latchkey/authz"
 	"github.com/latchkey-dev/latchkey/cache"
+	"github.com/latchkey-dev/latchkey/forward"
 	"github.com/latchkey-dev/latchkey/internal/keyring"
 	"github.com/latchkey-dev/latchkey/policies"
 	"github.com/latchkey-dev/latchkey/scopes"
@@ -281,6 +282,9 @@ func startOpenAPI(t *testing.T, doc *openapiDocument, change func(*server.Config
 	ln, err := net.Listen("tcp", "127.0.0.1:0")
 	must(err)
 	s.url = "http://" + ln.Addr().String()
+	if cfg.Routes, err = forward.ParseRoutes([]byte(`routes: [{path: "/docs/{id}", type: doc, id: "/docs/{id}"}]`)); err != nil {
+		t.Fatal(err)
+	}
 	s.server = server.New(cfg)
 	served := make(chan error, 1)
 	go func() { served <- s.server.Serve(ln, nil) }()
@@ -517,6 +521,7 @@ func TestOpenAPI_RepliesAreAsDocumented(t *testing.T) {
 		"/v1/customers/{id}": "acme", "/v1/auditing/{id}": event, "/decision/{policy}": "main",
 		"/v1/sets/{name}": "open", "/v1/sets/{name}/values": "open", "/v1/sets/{name}/values/{value}": "open",
 	}, poor.secret)
+	s.forwards(full)
 	s.ends(example, full, poor)
 	s.service()
 	s.settings()
@@ -712,6 +717,31 @@ func (s *openapiServer) decisions(example, full openapiKey) {
 	s.send(openapiCall{operation: "POST /decision/explain", key: example.secret, body: openapiQuestion(`{"type":"user","id":"alice"}`, "read", main)}, 403)
 }
 
+func (s *openapiServer) forwards(full openapiKey) {
+	s.t.Helper()
+	const root = "/decision/forward/"
+	for op, c := range map[string]struct {
+		path    string
+		headers map[string]string
+	}{
+		"GET " + root + "nginx":        {root + "nginx", map[string]string{"X-Original-Method": "GET", "X-Original-URI": "/docs/1"}},
+		"GET " + root + "forwarded":    {root + "forwarded", map[string]string{"X-Forwarded-Method": "GET", "X-Forwarded-Proto": "https", "X-Forwarded-Host": "api", "X-Forwarded-Uri": "/docs/1"}},
+		"GET " + root + "envoy/{path}": {root + "envoy/docs/1", map[string]string{}},
+	} {
+		call := openapiCall{operation: op, path: c.path, headers: c.headers}
+		s.send(call, 401) // caller_required
+		call.headers["X-Latchkey-Caller"] = full.secret
+		s.send(call, 401) // invalid_credential
+		call.key = full.secret
+		s.send(call, 200)
+		call.headers["X-Original-URI"], call.headers["X-Forwarded-Uri"] = "/nowhere", "/nowhere"
+		call.path = strings.Replace(c.path, "docs/1", "nowhere", 1)
+		s.send(call, 403)
+		call.body, call.path = "", c.path
+		s.send(call, 413)
+	}
+}
+
 func (s *openapiServer) checkKeys(example, full openapiKey) {
 	s.t.Helper()
 	const verify, introspect, form = "POST /v1/access_keys/verify", "POST /v1/introspect", "application/x-www-form-urlencoded"
@@ -731,6 +761,9 @@ func (s *openapiServer) refusals(values map[string]string, poor string) {
 	for _, op := range s.doc.operations() {
 		operation, at := s.doc.at(openapiPointer(op))
 		_, path, _ := strings.Cut(op, " ")
+		if strings.HasPrefix(path, "/decision/forward/") {
+			continue // what is asked there is an end client's request: see forwards
+		}
 		if value, ok := values[path]; ok {
 			path = path[:strings.Index(path, "{")] + value + path[strings.Index(path, "}")+1:]
 		}

@@ -119,11 +119,12 @@ func errTwice(header string) error {
 
 // identify takes the client's X-Request-ID where it is well-formed, and makes
 // one where it is not, or where it has the shape of a credential.
-func (r *request) identify() {
-	if validRequestID(r.head.requestID) {
-		if id := string(r.head.requestID); !authz.ContainsToken(id) {
-			r.id = id
-			return
+func (r *request) identify() { r.id = requestID(r.head.requestID) }
+
+func requestID(given []byte) string {
+	if validRequestID(given) {
+		if id := string(given); !authz.ContainsToken(id) {
+			return id
 		}
 	}
 	var b [16]byte
@@ -131,7 +132,7 @@ func (r *request) identify() {
 	binary.LittleEndian.PutUint64(b[8:], rand.Uint64())
 	var text [2 * len(b)]byte
 	hex.Encode(text[:], b[:])
-	r.id = string(text[:])
+	return string(text[:])
 }
 
 func validRequestID(id []byte) bool {
@@ -162,6 +163,11 @@ func (r *request) source() netip.Addr {
 			}
 		}
 	}
+	return r.peer()
+}
+
+// peer is the address that the connection comes from.
+func (r *request) peer() netip.Addr {
 	if tcp, ok := r.c.Context().RemoteAddr().(*net.TCPAddr); ok {
 		return tcp.AddrPort().Addr().Unmap()
 	}

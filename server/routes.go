@@ -69,8 +69,9 @@ func (s *Server) routes() {
 		{method: http.MethodGet, path: "/health/ready", open: true, decision: true, handle: s.ready},
 		{method: http.MethodGet, path: "/openapi.yaml", open: true, handle: s.openapi},
 	} {
-		s.mount(&rt)
+		s.mount(s.app, &rt)
 	}
+	s.forwardRoutes(s.app, "")
 }
 
 func anyone(*authz.Caller) error { return nil }

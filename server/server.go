@@ -5,8 +5,10 @@ import (
 	"context"
 	"crypto/sha256"
 	"crypto/tls"
+	"errors"
 	"log/slog"
 	"net"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -18,6 +20,7 @@ import (
 
 	"github.com/latchkey-dev/latchkey/audit"
 	"github.com/latchkey-dev/latchkey/authz"
+	"github.com/latchkey-dev/latchkey/forward"
 	"github.com/latchkey-dev/latchkey/scopes"
 )
 
@@ -65,6 +68,12 @@ type Config struct {
 	// LogDecisions is the share of decisions, 0 to 1, that are logged though
 	// they did not fail. Default 0.
 	LogDecisions float64
+	// Routes say what the requests that proxies ask about stand for. Default
+	// none: every such request is denied.
+	Routes *forward.Routes
+	// ForwardCache lets proxies keep an allow until it expires. Default: no
+	// answer to a proxy may be kept.
+	ForwardCache bool
 	// ReadTimeout bounds the reading of a whole request, WriteTimeout of a
 	// reply, IdleTimeout the wait for the next request. Defaults 10 s, 10 s,
 	// 60 s.
@@ -86,6 +95,8 @@ type Server struct {
 	cfg     Config
 	app     *fiber.App
 	metrics *metrics
+	bound   boundApps
+	checks  sync.Pool // *checking
 	failed  *failureLimiter
 	// policyErrors spares the log a line for each of a policy's failures.
 	policyErrors *failureLimiter
@@ -110,17 +121,25 @@ func New(cfg Config) *Server {
 		verify:       make(chan struct{}, 1),
 	}
 	s.pool.New = func() any { return &request{s: s} }
-	s.app = fiber.New(fiber.Config{
+	s.checks.New = func() any { return &checking{s: s} }
+	s.app = s.newApp()
+	s.routes()
+	return s
+}
+
+func (s *Server) newApp() *fiber.App {
+	app := fiber.New(fiber.Config{
 		AppName:                      "latchkey",
 		CaseSensitive:                true,
 		StrictRouting:                true,
 		DisableStartupMessage:        true,
 		DisablePreParseMultipartForm: true,
 		BodyLimit:                    smallestBody,
-		ReadBufferSize:               8 << 10, // request line and headers
+		ReadBufferSize:               s.headLimit(),
+		RequestMethods:               append(slices.Clone(fiber.DefaultMethods), otherMethod),
 		ErrorHandler:                 s.unrouted,
 	})
-	s.app.Server().HeaderReceived = func(h *fasthttp.RequestHeader) fasthttp.RequestConfig {
+	app.Server().HeaderReceived = func(h *fasthttp.RequestHeader) fasthttp.RequestConfig {
 		if h.ContentLength() == -1 && bytes.Contains(bytes.ToLower(h.RawHeaders()), []byte("content-length")) {
 			// Chunks and a length at once: the chunks count, and what follows may
 			// be somebody's second request (RFC 9112, 6.1).
@@ -128,9 +147,18 @@ func New(cfg Config) *Server {
 		}
 		return fasthttp.RequestConfig{MaxRequestBodySize: bodyLimit(h.RequestURI())}
 	}
-	s.app.Server().NoDefaultServerHeader = true
-	s.routes()
-	return s
+	app.Server().NoDefaultServerHeader = true
+	app.Server().Handler = admitMethods(app.Server().Handler)
+	return app
+}
+
+// headLimit bounds the request line and headers, in bytes. Proxies pass on
+// whatever a client sent, cookies and all.
+func (s *Server) headLimit() int {
+	if s.cfg.Routes.Len() > 0 {
+		return 64 << 10
+	}
+	return 8 << 10
 }
 
 func orDefault[T comparable](setting *T, value T) {
@@ -143,16 +171,22 @@ func orDefault[T comparable](setting *T, value T) {
 // Serve answers requests on ln until Shutdown, over TLS where a configuration
 // for it is given.
 func (s *Server) Serve(ln net.Listener, secure *tls.Config) error {
-	ln = timedListener{ln, timeouts{read: s.cfg.ReadTimeout, write: s.cfg.WriteTimeout, idle: s.cfg.IdleTimeout}, wallClock}
+	ln = s.timed(ln)
 	if secure != nil {
 		ln = tls.NewListener(ln, secure)
 	}
 	return s.app.Listener(ln)
 }
 
+func (s *Server) timed(ln net.Listener) net.Listener {
+	return timedListener{ln, timeouts{read: s.cfg.ReadTimeout, write: s.cfg.WriteTimeout, idle: s.cfg.IdleTimeout}, wallClock}
+}
+
 // Shutdown stops taking connections and waits for the requests that run, until
 // ctx ends.
-func (s *Server) Shutdown(ctx context.Context) error { return s.app.ShutdownWithContext(ctx) }
+func (s *Server) Shutdown(ctx context.Context) error {
+	return errors.Join(s.app.ShutdownWithContext(ctx), s.bound.shutdown(ctx))
+}
 
 // Body limits by path, in bytes (1-architecture, "Ports, paths, names").
 const (

@@ -63,6 +63,8 @@ func settingValue(f *kong.Flag) any {
 	switch v := f.Target.Interface().(type) {
 	case bool, int, float64, string:
 		return v
+	case []string:
+		return strings.Join(v, ",")
 	default:
 		return fmt.Sprint(v)
 	}

@@ -97,8 +97,8 @@ type base struct {
 	unlock   func() error
 }
 
-func (s *Storage) open(ctx context.Context, now func() time.Time) (b *base, err error) {
-	b = &base{}
+func (s *Storage) open(ctx context.Context, now func() time.Time) (_ *base, err error) {
+	b := &base{} // not the result: a return of nil must leave it to be closed
 	if b.peppers, err = s.peppers(); err != nil {
 		return nil, err
 	}
@@ -195,6 +195,10 @@ type nodeConfig struct {
 // load has filled the table.
 func openNode(ctx context.Context, cmd *ServeCmd, with nodeConfig) (*node, error) {
 	now, log := newClock(), with.log
+	routes, err := cmd.routes()
+	if err != nil {
+		return nil, err
+	}
 	b, err := cmd.open(ctx, now)
 	if err != nil {
 		return nil, err
@@ -226,6 +230,7 @@ func openNode(ctx context.Context, cmd *ServeCmd, with nodeConfig) (*node, error
 		PublicURL: publicURL, NodeID: with.id, Tracer: with.tracer, SealKey: b.keyring.Seal,
 		TooManyKeysStatus: cmd.Compat.TooManyKeysStatus, TrustedProxies: cmd.TrustedProxies,
 		AuthFailureRate: cmd.AuthFailures, LogDecisions: cmd.LogDecisions,
+		Routes: routes, ForwardCache: cmd.ForwardCache,
 		ReadTimeout: cmd.ReadTimeout, WriteTimeout: cmd.WriteTimeout, IdleTimeout: cmd.IdleTimeout,
 	}
 	if n.decisionLog, err = cmd.DecisionLog.open(with, n.registry); err != nil {

@@ -18,6 +18,10 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 	"golang.org/x/term"
+
+	"github.com/latchkey-dev/latchkey"
+	"github.com/latchkey-dev/latchkey/forward"
+	"github.com/latchkey-dev/latchkey/server/extauthz"
 )
 
 // ServeCmd runs the server. Its fields are the configuration reference:
@@ -45,6 +49,11 @@ type ServeCmd struct {
 	WriteTimeout      time.Duration `help:"Time for a whole reply to leave; a later one on the same connection may take twice that." default:"10s" env:"LATCHKEY_WRITE_TIMEOUT"`
 	IdleTimeout       time.Duration `help:"Time that a connection may wait for its next request." default:"60s" env:"LATCHKEY_IDLE_TIMEOUT"`
 	StopTimeout       time.Duration `help:"Time for running requests to end after SIGTERM, and for the decision log to be delivered." default:"10s" env:"LATCHKEY_STOP_TIMEOUT"`
+
+	ForwardRoutes  string   `help:"Routes (YAML) by which requests that proxies ask about become questions; without them all are denied." type:"path" env:"LATCHKEY_FORWARD_ROUTES" placeholder:"FILE"`
+	ForwardSocket  []string `help:"Unix sockets for proxies that act for one customer and need no key, PATH=CUSTOMER, several by commas; they serve /decision/forward alone, to owner and group." env:"LATCHKEY_FORWARD_SOCKET" placeholder:"PATH=CUSTOMER" sep:","`
+	ForwardCache   bool     `help:"Let proxies keep an allow until it expires (--max-staleness at most)." env:"LATCHKEY_FORWARD_CACHE"`
+	ExtAuthzListen string   `help:"Address of Envoy's external authorization by gRPC: HOST:PORT or unix:/PATH; empty for none." env:"LATCHKEY_EXT_AUTHZ_LISTEN" placeholder:"ADDRESS"`
 
 	DecisionLog DecisionLog `embed:""`
 	Tracing     `embed:""`
@@ -79,8 +88,41 @@ func (cmd *ServeCmd) validate() error {
 		return usage("--tls-client-ca needs --tls-cert")
 	case cmd.TLSCert == "" && !cmd.InsecureListen && !local(cmd.Listen):
 		return usage("--listen %s would send keys in plain text over the network: give --tls-cert and --tls-key, or --insecure-listen", cmd.Listen)
+	case cmd.ExtAuthzListen != "" && cmd.TLSCert == "" && !cmd.InsecureListen && !local(cmd.ExtAuthzListen):
+		return usage("--ext-authz-listen %s would send keys in plain text over the network: give --tls-cert and --tls-key, or --insecure-listen", cmd.ExtAuthzListen)
+	}
+	for _, s := range cmd.ForwardSocket {
+		if path, customer, ok := forwardSocket(s); !ok || path == "" || !latchkey.ValidName(customer) {
+			return usage("--forward-socket %s: want PATH=CUSTOMER", s)
+		}
 	}
 	return errors.Join(cmd.DecisionLog.validate(), cmd.Tracing.validate())
+}
+
+// forwardSocket takes PATH=CUSTOMER apart; the path may hold further signs of
+// equality.
+func forwardSocket(s string) (path, customer string, ok bool) {
+	i := strings.LastIndexByte(s, '=')
+	if i < 0 {
+		return "", "", false
+	}
+	return s[:i], s[i+1:], true
+}
+
+// routes reads the routes file; none is nil.
+func (cmd *ServeCmd) routes() (*forward.Routes, error) {
+	if cmd.ForwardRoutes == "" {
+		return nil, nil
+	}
+	text, err := os.ReadFile(cmd.ForwardRoutes)
+	if err != nil {
+		return nil, fmt.Errorf("read the routes: %w", err)
+	}
+	routes, err := forward.ParseRoutes(text)
+	if err != nil {
+		return nil, usage("--forward-routes %s: %w", cmd.ForwardRoutes, err)
+	}
+	return routes, nil
 }
 
 // local reports whether only this machine can reach the address.
@@ -164,14 +206,45 @@ func (cmd *ServeCmd) Run(ctx context.Context, std streams) (err error) {
 	if private != nil {
 		defer func() { err = errors.Join(err, private.Close()) }()
 	}
-	served := make(chan error, 1)
-	go func() { served <- n.api.Serve(ln, secure) }() // it denies until all is loaded
-	stop := func() error {
+	servers := []running{{ln: ln, serve: func() error { return n.api.Serve(ln, secure) }, shutdown: n.api.Shutdown}}
+	defer func() {
+		for _, s := range servers {
+			_ = s.ln.Close() // its server has closed it, or never took it
+		}
+	}()
+	for _, s := range cmd.ForwardSocket {
+		path, customer, _ := forwardSocket(s) // valid, as validate found
+		socket, err := listen("unix:" + path)
+		if err != nil {
+			return fmt.Errorf("listen for proxies: %w", err)
+		}
+		servers = append(servers, running{ln: socket, serve: func() error { return n.api.ServeForward(socket, customer) }})
+	}
+	if cmd.ExtAuthzListen != "" {
+		grpcListener, err := listen(cmd.ExtAuthzListen)
+		if err != nil {
+			return fmt.Errorf("listen for Envoy: %w", err)
+		}
+		srv := extauthz.New(extauthz.Config{Decider: n.api, TLS: secure, ConnectTimeout: cmd.ReadTimeout, IdleTimeout: cmd.IdleTimeout})
+		servers = append(servers, running{ln: grpcListener, serve: func() error { return srv.Serve(grpcListener) }, shutdown: srv.Shutdown})
+	}
+	served := make(chan error, len(servers))
+	for _, s := range servers { // they deny until all is loaded
+		go func() { served <- s.serve() }()
+	}
+	waiting := len(servers)
+	stop := func() (err error) {
 		ctx, cancel := context.WithTimeout(context.Background(), cmd.StopTimeout)
 		defer cancel()
-		err := n.api.Shutdown(ctx)
-		_ = ln.Close() // where the stop came before the server took the listener
-		<-served
+		for _, s := range servers {
+			if s.shutdown != nil {
+				err = errors.Join(err, s.shutdown(ctx))
+			}
+			_ = s.ln.Close() // where the stop came before the server took the listener
+		}
+		for range waiting {
+			<-served
+		}
 		return err
 	}
 	if err := n.load(ctx); err != nil {
@@ -193,20 +266,25 @@ func (cmd *ServeCmd) Run(ctx context.Context, std streams) (err error) {
 	}
 
 	loops, stopLoops := context.WithCancel(context.Background())
-	var running sync.WaitGroup
-	running.Go(func() { n.loop(loops) })
+	var background sync.WaitGroup
+	background.Go(func() { n.loop(loops) })
 	log.Info("serving", "listen", ln.Addr().String(), "private_listen", cmd.PrivateListen, "version", version(), "keys", n.table.Len())
+	for _, s := range servers[1:] {
+		log.Info("serving proxies", "listen", s.ln.Addr().String())
+	}
 	var stopping time.Time
 	select {
 	case err = <-served:
 		stopping = time.Now()
+		waiting--
+		err = errors.Join(err, stop())
 	case <-ctx.Done():
 		stopping = time.Now()
 		log.Info("stopping")
 		err = stop()
 	}
 	stopLoops()
-	running.Wait()
+	background.Wait()
 	err = errors.Join(err, cmd.flush(n, stopping))
 	log.Info("stopped")
 	return err
@@ -221,6 +299,13 @@ func (cmd *ServeCmd) flush(n *node, stopping time.Time) error {
 	ctx, cancel := context.WithTimeout(context.Background(), max(cmd.StopTimeout-time.Since(stopping), cmd.StopTimeout/4))
 	defer cancel()
 	return n.decisionLog.Close(ctx)
+}
+
+// running is one listener and who serves it.
+type running struct {
+	ln       net.Listener
+	serve    func() error
+	shutdown func(context.Context) error // nil where another's does it
 }
 
 // private serves metrics and health on an address of their own.
