@@ -25,7 +25,7 @@ const (
 	noRoute          authz.ReasonCode = "no_route"
 	ambiguousPath    authz.ReasonCode = "ambiguous_path"
 	invalidOriginal  authz.ReasonCode = "invalid_original"
-	credentialInPath authz.ReasonCode = "credential_in_query" // or in the path
+	credentialInPath authz.ReasonCode = "credential_in_query" //nolint:gosec // no credential: the code of a refusal; it may be in the path too
 )
 
 // checking is one check of a proxy on its way, taken from a pool.
@@ -220,15 +220,21 @@ func (k *checking) deny(secret string, code authz.ReasonCode) (v verdict) {
 	}
 	k.s.metrics.decidedBy(false, code)
 	v.action = "deny"
-	return v.refuse(fiber.StatusForbidden, code, denials[code])
+	return v.refuse(fiber.StatusForbidden, code, denial(code))
 }
 
-// denials are the reasons in words.
-var denials = map[authz.ReasonCode]string{
-	noRoute:          "no route of the operator's matches the request",
-	ambiguousPath:    "the path could be read in more than one way",
-	invalidOriginal:  "the proxy does not tell of the original request as it should",
-	credentialInPath: "the request's URL holds a credential; consider it disclosed",
+// denial is the reason in words.
+func denial(code authz.ReasonCode) string {
+	switch code {
+	case noRoute:
+		return "no route of the operator's matches the request"
+	case ambiguousPath:
+		return "the path could be read in more than one way"
+	case credentialInPath:
+		return "the request's URL holds a credential; consider it disclosed"
+	default:
+		return "the proxy does not tell of the original request as it should"
+	}
 }
 
 // judge turns a decision into a verdict: the one place that reads a decision's
@@ -257,16 +263,13 @@ func (k *checking) judge(d *authz.Decision) (v verdict) {
 		v.reusable = time.Duration(d.ExpiresAt-k.now) * time.Microsecond
 		return v
 	}
-	switch code {
-	case authz.KeyUnknown:
-		v.invalid, v.reasons, v.key = true, nil, nil // as any other credential that does not hold
+	v.invalid = code == authz.KeyUnknown || code == authz.KeyExpired || code == authz.KeyRevoked
+	switch {
+	case code == authz.KeyUnknown:
+		v.reasons, v.key = nil, nil // as any other credential that does not hold
 		return v.refuse(fiber.StatusUnauthorized, "invalid_credential", "a valid credential is required")
-	case authz.KeyExpired:
-		v.invalid = true
-		return v.refuse(fiber.StatusUnauthorized, code, "the key has expired")
-	case authz.KeyRevoked:
-		v.invalid = true
-		return v.refuse(fiber.StatusUnauthorized, code, "the key has been revoked")
+	case v.invalid:
+		return v.refuse(fiber.StatusUnauthorized, code, "the key has ended")
 	}
 	return v.refuse(fiber.StatusForbidden, code, "the decision is to deny the request")
 }

@@ -159,7 +159,8 @@ func (s *site) stopped(status int, code string, lines ...string) answer {
 	if status != 0 && a.status != status || a.status >= 200 && a.status < 400 {
 		s.Errorf("%q: %d, want %d: %s", lines, a.status, status, a.body)
 	}
-	if code != "" && !(s.proxy == "nginx" && a.status == 401) && !strings.Contains(a.body, `"code":"`+code+`"`) { // nginx has a page of its own for 401
+	ownPage := s.proxy == "nginx" && a.status == 401
+	if code != "" && !ownPage && !strings.Contains(a.body, `"code":"`+code+`"`) {
 		s.Errorf("%q: want %s: %s", lines, code, a.body)
 	}
 	if strings.Contains(a.body, s.pdp.caller) || a.header.Get("X-Latchkey-Caller") != "" {
