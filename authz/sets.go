@@ -79,10 +79,13 @@ func (s *SetRecord) ETag() string {
 	return `"` + s.ID + "-" + strconv.FormatInt(s.Version, 10) + `"`
 }
 
-// MayRead, MayUpdate and MayDelete refuse by the name alone, whether or not
-// there is such a set, and whatever the values.
-func (*Sets) MayRead(c *Caller, name string) error   { return maySet(c, name, "read") }
+// MayRead refuses by the name alone, whether or not there is such a set.
+func (*Sets) MayRead(c *Caller, name string) error { return maySet(c, name, "read") }
+
+// MayUpdate refuses by the name alone, whatever the values.
 func (*Sets) MayUpdate(c *Caller, name string) error { return maySet(c, name, "update") }
+
+// MayDelete refuses by the name alone, whatever the values.
 func (*Sets) MayDelete(c *Caller, name string) error { return maySet(c, name, "delete") }
 
 // MayCreate refuses a caller that may not make sets.

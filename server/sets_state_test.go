@@ -259,6 +259,9 @@ func TestSets_APatchOfOneWritesOneRow(t *testing.T) {
 			}
 			list = append(list, line)
 		}
+		if err := found.Err(); err != nil {
+			t.Fatal(err)
+		}
 		exec(`DELETE FROM written`)
 		return list
 	}
@@ -426,4 +429,41 @@ func BenchmarkSets_PatchOneOfAMillion(b *testing.B) {
 		a.do("PATCH", "/v1/sets/s", a.root, fmt.Sprintf(`{"add":["x%d"]}`, i)).is(200)
 		i++
 	}
+}
+
+// A decision that follows the reply to a change sees it; a set that a policy
+// reads stays.
+func TestSets_PoliciesAskThem(t *testing.T) {
+	t.Parallel()
+	a := start(t)
+	a.set("offices", "ip", "192.0.2.0/24")
+	policy := `{"name":"main","language":"cel","rules":[{"label":"office","match":"in_set('offices', context.ip)","action":"allow"}],"default":{"action":"deny"}}`
+	a.do("POST", "/v1/policies", a.root, strings.Replace(policy, "offices", "none", 1)).refused(400, "set_not_found")
+	a.do("POST", "/v1/policies", a.root, policy).is(201)
+	k := a.create(`{"decision":true}`).secret
+	allowed := func(ip string) bool {
+		t.Helper()
+		return a.do("POST", "/decision/main", k, `{"subject":{"type":"service","id":"s"},"action":{"name":"open"},"resource":{"type":"door","id":"1"},"context":{"ip":"`+ip+`"}}`).is(200).get("decision").Bool()
+	}
+	for i := range 5 {
+		ip := fmt.Sprintf("198.51.100.%d", i)
+		if !allowed("192.0.2.7") || allowed(ip) {
+			t.Fatal("before the change")
+		}
+		a.do("PATCH", "/v1/sets/offices", a.root, `{"add":["`+ip+`"]}`).is(200)
+		if !allowed(ip) {
+			t.Errorf("%s: the change was answered and is not in force", ip)
+		}
+		a.do("DELETE", "/v1/sets/offices/values/"+ip, a.root, "").is(204)
+		if allowed(ip) {
+			t.Errorf("%s: removed and still in force", ip)
+		}
+	}
+	a.do("PUT", "/v1/sets/offices", a.root, `{"values":[]}`).is(200)
+	if allowed("192.0.2.7") {
+		t.Error("an emptied set admits")
+	}
+	a.do("DELETE", "/v1/sets/offices", a.root, "").refused(409, "set_in_use")
+	a.do("DELETE", "/v1/policies/main", a.root, "").is(204)
+	a.do("DELETE", "/v1/sets/offices", a.root, "").is(204)
 }

@@ -187,32 +187,33 @@ const perStatement = 200
 // eachChunk runs a statement over the values, as many at a time as statement
 // is told, and returns the values of the rows that it changed.
 func (t *tx) eachChunk(ctx context.Context, set string, values []string, statement func(n int) string) (changed []string, err error) {
-	run := func(stmt *sql.Stmt, part []string) error {
-		args := make([]any, 0, len(part)+1)
-		args = append(args, set)
-		for _, v := range part {
-			args = append(args, v)
+	run := func(values []string, n int) error {
+		stmt, err := t.PrepareContext(ctx, statement(n))
+		if err != nil {
+			return err
 		}
-		found, err := stmt.QueryContext(ctx, args...)
-		list, err := collect(found, err, scanText)
-		changed = append(changed, list...)
-		return err
-	}
-	var whole *sql.Stmt
-	for part := range slices.Chunk(values, perStatement) {
-		stmt := whole
-		if stmt == nil || len(part) < perStatement {
-			if stmt, err = t.PrepareContext(ctx, statement(len(part))); err != nil {
-				break
+		defer stmt.Close()
+		for ; len(values) > 0; values = values[n:] {
+			args := make([]any, 0, n+1)
+			args = append(args, set)
+			for _, v := range values[:n] {
+				args = append(args, v)
 			}
-			defer stmt.Close() // two of them at most
+			found, err := stmt.QueryContext(ctx, args...)
+			list, err := collect(found, err, scanText)
+			if err != nil {
+				return err
+			}
+			changed = append(changed, list...)
 		}
-		if len(part) == perStatement {
-			whole = stmt
-		}
-		if err = run(stmt, part); err != nil {
-			break
-		}
+		return nil
+	}
+	rest := len(values) % perStatement
+	if whole := values[:len(values)-rest]; len(whole) > 0 {
+		err = run(whole, perStatement)
+	}
+	if err == nil && rest > 0 {
+		err = run(values[len(values)-rest:], rest)
 	}
 	if err != nil {
 		return nil, fmt.Errorf("write values of set %s: %w", set, err)
