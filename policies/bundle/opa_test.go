@@ -315,3 +315,7 @@ func pemKeys(t testing.TB) map[string]string {
 	put("rsa", private)
 	return files
 }
+
+func certificatePEM(der []byte) string {
+	return string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der}))
+}

@@ -450,8 +450,8 @@ func TestRead_TakesWhatStockOPABuildsAndSigns(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			out := c.alg + ".tar.gz"
-			opa(t, dir, "build", "-b", "in", "-o", out, "--signing-alg", c.alg, "--signing-key", c.private, "--verification-key", c.public, "-r", "42")
-			key := bundle.VerificationKey{ID: "anything", Algorithm: c.alg, Key: private[c.public]}
+			opa(t, dir, "build", "-b", "in", "-o", out, "--signing-alg", c.alg, "--signing-key", c.private, "-r", "42")
+			key := bundle.VerificationKey{ID: "default", Algorithm: c.alg, Key: private[c.public]}
 			if key.Key == "" {
 				key.Key = c.public
 			}
@@ -460,9 +460,11 @@ func TestRead_TakesWhatStockOPABuildsAndSigns(t *testing.T) {
 				t.Errorf("got %+v", b)
 			}
 			wrong := key
+			key.ID = "ours" // configured by id, whatever the signature names
+			check(t, read(out), bundle.Options{Keys: mustKeys(t, "ours", "", key)})
 			wrong.Key = "another shared secret altogether"
 			if c.alg != "HS256" {
-				_, wrong = newSigner(t, "anything", "")
+				_, wrong = newSigner(t, "default", "")
 			}
 			_, err := bundle.Read(read(out), bundle.Options{Keys: mustKeys(t, "", "", wrong)})
 			wantCode(t, err, bundle.CodeSignatureInvalid)
