@@ -6,7 +6,10 @@
 package keyring
 
 import (
+	"crypto/ecdsa"
+	"crypto/elliptic"
 	"crypto/rand"
+	"crypto/x509"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -18,10 +21,36 @@ import (
 // keyBytes is the length of every key.
 const keyBytes = 32
 
-// Keyring holds 32 random bytes for each purpose.
+// Keyring holds a secret for each purpose: 32 random bytes, or a private key
+// where others verify.
 type Keyring struct {
 	AuditMAC []byte `json:"audit_mac"` // authenticates the heads of audit chains
 	Seal     []byte `json:"seal"`      // seals replies kept for idempotent requests
+	// Bundle is the PKCS #8 form of the P-256 key that signs bundles; nil in a
+	// file from before there were bundles, until LoadOrCreate adds it.
+	Bundle []byte `json:"bundle,omitempty"`
+}
+
+// BundleKey returns the key that signs bundles.
+func (k *Keyring) BundleKey() (*ecdsa.PrivateKey, error) {
+	key, err := x509.ParsePKCS8PrivateKey(k.Bundle)
+	if err != nil {
+		return nil, errors.New("the keyring's bundle key does not parse") // err could tell of it
+	}
+	p256, ok := key.(*ecdsa.PrivateKey)
+	if !ok || p256.Curve != elliptic.P256() {
+		return nil, errors.New("the keyring's bundle key is not a P-256 key")
+	}
+	return p256, nil
+}
+
+func (k *Keyring) addBundleKey() error {
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		return err
+	}
+	k.Bundle, err = x509.MarshalPKCS8PrivateKey(key)
+	return err
 }
 
 // Load reads the file.
@@ -37,31 +66,51 @@ func Load(path string) (*Keyring, error) {
 	if len(k.AuditMAC) != keyBytes || len(k.Seal) != keyBytes {
 		return nil, fmt.Errorf("the keyring %s lacks a key, or one has the wrong length", path)
 	}
+	if k.Bundle != nil {
+		if _, err := k.BundleKey(); err != nil {
+			return nil, fmt.Errorf("%s: %w", path, err)
+		}
+	}
 	return k, nil
 }
 
 // LoadOrCreate reads the file, making it where it is missing, for its owner
-// alone to read. It is there whole or not at all.
+// alone to read; a key that an older file lacks is added to it. It is there
+// whole or not at all. Two servers must not do so at once: the data
+// directory's lock sees to that.
 func LoadOrCreate(path string) (*Keyring, error) {
 	k, err := Load(path)
-	if !errors.Is(err, fs.ErrNotExist) {
-		return k, err
-	}
-	k = &Keyring{AuditMAC: make([]byte, keyBytes), Seal: make([]byte, keyBytes)}
-	rand.Read(k.AuditMAC)
-	rand.Read(k.Seal)
-	text, err := json.MarshalIndent(k, "", "  ")
-	if err != nil {
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		k = &Keyring{AuditMAC: make([]byte, keyBytes), Seal: make([]byte, keyBytes)}
+		rand.Read(k.AuditMAC)
+		rand.Read(k.Seal)
+		if err := k.addBundleKey(); err != nil {
+			return nil, err
+		}
+		if err := k.write(path, os.Link); err != nil { // never over an existing one
+			return nil, fmt.Errorf("make the keyring: %w", err)
+		}
+	case err != nil:
 		return nil, err
-	}
-	if err := writeNew(path, append(text, '\n')); err != nil {
-		return nil, fmt.Errorf("make the keyring: %w", err)
+	case k.Bundle == nil:
+		if err := k.addBundleKey(); err != nil {
+			return nil, err
+		}
+		if err := k.write(path, os.Rename); err != nil {
+			return nil, fmt.Errorf("add a key to the keyring: %w", err)
+		}
 	}
 	return k, nil
 }
 
-// writeNew writes through a temporary file, and never over an existing one.
-func writeNew(path string, text []byte) (err error) {
+// write writes through a temporary file, which put brings to its place.
+func (k *Keyring) write(path string, put func(from, to string) error) (err error) {
+	text, err := json.MarshalIndent(k, "", "  ")
+	if err != nil {
+		return err
+	}
+	text = append(text, '\n')
 	tmp, err := os.CreateTemp(filepath.Dir(path), ".keyring-*") // mode 0600
 	if err != nil {
 		return err
@@ -73,7 +122,7 @@ func writeNew(path string, text []byte) (err error) {
 	if err := errors.Join(tmp.Sync(), tmp.Close()); err != nil {
 		return err
 	}
-	return os.Link(tmp.Name(), path)
+	return put(tmp.Name(), path)
 }
 
 func ignoreMissing(err error) error {

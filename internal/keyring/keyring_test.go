@@ -2,6 +2,7 @@ package keyring_test
 
 import (
 	"bytes"
+	"encoding/base64"
 	"os"
 	"path/filepath"
 	"testing"
@@ -31,10 +32,49 @@ func TestLoadOrCreate_MakesKeysOnceForTheOwnerAlone(t *testing.T) {
 	}
 }
 
+var aKey = base64.StdEncoding.EncodeToString(make([]byte, 32))
+
+// A server of before there were bundles is upgraded in place: its chains and
+// kept replies still hold.
+func TestLoadOrCreate_AddsTheBundleKeyToAnOlderFile(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "keyring.json")
+	if err := os.WriteFile(path, []byte(`{"audit_mac":"`+aKey+`","seal":"`+aKey+`"}`), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if k, err := keyring.Load(path); err != nil || k.Bundle != nil {
+		t.Fatalf("the older file: %v", err)
+	}
+	first, err := keyring.LoadOrCreate(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !bytes.Equal(first.AuditMAC, make([]byte, 32)) {
+		t.Error("another key changed")
+	}
+	one, err := first.BundleKey()
+	if err != nil {
+		t.Fatal(err)
+	}
+	again, err := keyring.LoadOrCreate(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if two, err := again.BundleKey(); err != nil || !one.Equal(two) {
+		t.Errorf("the key was not kept: %v", err)
+	}
+	if info, err := os.Stat(path); err != nil || info.Mode().Perm() != 0o600 {
+		t.Errorf("mode %v, %v", info.Mode(), err)
+	}
+	if left, err := os.ReadDir(filepath.Dir(path)); err != nil || len(left) != 1 {
+		t.Errorf("left behind: %v %v", left, err)
+	}
+}
+
 // A damaged keyring must never be replaced by a fresh one: every chain would
 // look forged.
 func TestLoadOrCreate_RefusesADamagedFile(t *testing.T) {
-	for name, text := range map[string]string{"empty": "", "not JSON": "x", "short key": `{"audit_mac":"AAAA","seal":"AAAA"}`, "a key missing": `{}`} {
+	for name, text := range map[string]string{"empty": "", "not JSON": "x", "short key": `{"audit_mac":"AAAA","seal":"AAAA"}`, "a key missing": `{}`,
+		"bundle key": `{"audit_mac":"` + aKey + `","seal":"` + aKey + `","bundle":"AAAA"}`} {
 		t.Run(name, func(t *testing.T) {
 			path := filepath.Join(t.TempDir(), "keyring.json")
 			if err := os.WriteFile(path, []byte(text), 0o600); err != nil {

@@ -15,6 +15,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -67,6 +68,7 @@ type rig struct {
 	t        *testing.T
 	wire     *wire
 	puller   *bundle.Puller
+	mu       sync.Mutex
 	requests []*http.Request
 	at       []time.Duration // when they came, from the start
 	active   []*bundle.Bundle
@@ -80,8 +82,10 @@ func newRig(t *testing.T, handler http.HandlerFunc, change func(*bundle.Config))
 	start := time.Now()
 	var handlers sync.WaitGroup
 	server := &http.Server{Handler: http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) {
+		r.mu.Lock()
 		r.requests = append(r.requests, req)
 		r.at = append(r.at, time.Since(start))
+		r.mu.Unlock()
 		handlers.Add(1)
 		defer handlers.Done()
 		handler(w, req)
@@ -122,8 +126,11 @@ func newRig(t *testing.T, handler http.HandlerFunc, change func(*bundle.Config))
 	return r
 }
 
-// wait lets time pass until everybody waits for more of it.
+// wait lets time pass until everybody waits for more of it. The mutex orders
+// what the test did before with what handlers do then.
 func (r *rig) wait(d time.Duration) {
+	r.mu.Lock()
+	r.mu.Unlock() //nolint:staticcheck // see above
 	time.Sleep(d)
 	synctest.Wait()
 }
@@ -248,9 +255,10 @@ func TestPuller_DoesNotSpinOnAServerThatAnswersAtOnce(t *testing.T) {
 
 func TestPuller_BacksOffAfterFailures(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		down := true
+		var down atomic.Bool
+		down.Store(true)
 		r := newRig(t, func(w http.ResponseWriter, req *http.Request) {
-			if down {
+			if down.Load() {
 				w.WriteHeader(http.StatusServiceUnavailable)
 				return
 			}
@@ -265,10 +273,10 @@ func TestPuller_BacksOffAfterFailures(t *testing.T) {
 		if gaps[0] != 750*time.Millisecond || gaps[1] != 1500*time.Millisecond || slices.Max(gaps) != 90*time.Second {
 			t.Errorf("gaps %v", gaps)
 		}
-		down = false
+		down.Store(false)
 		r.wait(2 * time.Minute)
 		r.code("")
-		down = true
+		down.Store(true)
 		before := len(r.at)
 		r.wait(92 * time.Second)
 		if gap := r.at[before+1] - r.at[before]; gap.Round(time.Millisecond) != 750*time.Millisecond {
