@@ -7,7 +7,6 @@ import (
 	_ "embed"
 	"encoding/json"
 	"iter"
-	"maps"
 	"slices"
 	"strconv"
 	"strings"
@@ -21,11 +20,11 @@ import (
 	"github.com/latchkey-dev/latchkey/scopes"
 )
 
-//go:embed rego/decision.rego
-var decisionModule string
+//go:embed rego/entry.rego
+var entryModule string
 
-//go:embed rego/sets.rego
-var setsModule string
+//go:embed rego/latchkey.rego
+var latchkeyModule string
 
 // Input is what a bundle is built from.
 type Input struct {
@@ -177,7 +176,6 @@ func (b *Builder) opaFiles(in Input, sorted []Policy) ([]file, map[string]string
 	known := map[string]any{}
 	notPortable := map[string]string{}
 	for _, p := range sorted {
-		known[p.Name] = map[string]any{"language": p.Language, "version": p.Version}
 		source, why := p.Rego, "it is written in CEL"
 		if p.Language == "rego" {
 			why = b.whyNotPortable(p)
@@ -186,6 +184,7 @@ func (b *Builder) opaFiles(in Input, sorted []Policy) ([]file, map[string]string
 			notPortable[p.Name] = why
 			source = notPortableModule(p.Name)
 		}
+		known[p.Name] = map[string]any{"language": p.Language, "version": p.Version, "portable": why == ""}
 		files = append(files, file{rootPolicies + "/" + p.Name + ".rego", []byte(source)})
 	}
 	facts, err := encode(map[string]any{"customer": in.Customer, "sequence": in.Sequence, "default_policy": in.DefaultPolicy, "policies": known})
@@ -199,9 +198,8 @@ func (b *Builder) opaFiles(in Input, sorted []Policy) ([]file, map[string]string
 // server stands over a built-in of its own stands over data here.
 func opaLibrary() map[string]string {
 	library := policies.Library()
-	maps.DeleteFunc(library, func(_, source string) bool { return strings.Contains(source, "latchkey_in_set") })
-	library[rootLatchkey+"/decision.rego"] = decisionModule
-	library[rootLatchkey+"/in_set.rego"] = setsModule
+	library[rootLatchkey+"/entry.rego"] = entryModule
+	library[rootLatchkey+"/latchkey.rego"] = latchkeyModule
 	return library
 }
 
@@ -255,7 +253,33 @@ func compileForOPA(p Policy) error {
 	if c.Compile(modules); c.Failed() {
 		return c.Errors
 	}
+	if ref := strayReference(c.Modules[name]); ref != nil { // imports are resolved now
+		return refuse(CodePolicyInvalid, "%s is not the same there", ref)
+	}
 	return nil
+}
+
+// offered are the parts of data.latchkey that policies find in latchkey and in
+// a bundle alike.
+var offered = []string{"scopes", "grants", "builtin", "in_set"}
+
+// strayReference finds a reference to any other part of data.latchkey, nil
+// where there is none.
+func strayReference(m *ast.Module) (stray ast.Ref) {
+	library := ast.MustParseRef("data." + rootLatchkey)
+	ast.WalkRefs(m, func(ref ast.Ref) bool {
+		if !ref.HasPrefix(library) {
+			return false
+		}
+		if len(ref) > len(library) {
+			if part, ok := ref[len(library)].Value.(ast.String); ok && slices.Contains(offered, string(part)) {
+				return false
+			}
+		}
+		stray = ref
+		return true
+	})
+	return stray
 }
 
 // appendSet writes a set as data. For stock OPA the values are an object, so

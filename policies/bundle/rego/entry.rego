@@ -1,11 +1,12 @@
-package latchkey
+package latchkey.entry
 
-# The entry rule for stock OPA: data.latchkey.decision answers as latchkey's
-# POST /decision does. The input is that request, and beside it in
-# input.latchkey what latchkey would look up:
+# What data.latchkey.decision answers to a stock OPA: the same as latchkey's
+# POST /decision. The input is that request, and beside it in input.latchkey
+# what latchkey would look up:
 #
-#   key     of an access_key subject: {"scopes", "expires_at", "revoked_at"};
-#           the times are RFC 3339, or null
+#   key     of an access_key subject: {"scopes", "expires_at", "revoked_at"},
+#           and its "metadata" where policies read it; the times are RFC 3339,
+#           or null
 #   grants  those of the subject that cover the question
 #
 # Whatever is missing or cannot be read denies.
@@ -13,25 +14,26 @@ decision := answer(false, "deny", refused, []) if {
 	count(refused) > 0
 } else := answer(builtin_allows, word(builtin_allows), builtin_reasons, []) if {
 	policy_name == ""
-} else := with_policy(answer(outcome.allow, outcome.action, outcome.reasons, outcome.obligations)) if {
+} else := object.union(
+	answer(outcome.allow, outcome.action, policy_reasons, outcome.obligations),
+	{"context": {"policy": {"name": policy_name, "version": data.latchkey.bundle.policies[policy_name].version}}},
+) if {
 	policy_known
-} else := answer(false, "deny", [{"code": "policy_not_found"}], [])
+} else := answer(false, "deny", [policy_reason("policy_error", {"failure": "unusable"})], [])
 
 answer(allow, action, reasons, obligations) := {
 	"decision": allow,
 	"context": {"action": action, "reasons": reasons, "obligations": obligations},
 }
 
-with_policy(made) := object.union(made, {"context": {"policy": {
-	"name": policy_name,
-	"version": data.latchkey.bundle.policies[policy_name].version,
-}}})
-
 word(allow) := {true: "allow", false: "deny"}[allow]
 
 # Before any policy: the request, the key, the ceiling.
 refused := [{"code": "invalid_request"}] if {
 	not well_formed
+} else := [{"code": "policy_not_found"}] if {
+	input.policy
+	not policy_known
 } else := [key_reason("key_unknown", {})] if {
 	is_key
 	not key_given
@@ -58,6 +60,7 @@ well_formed if {
 	is_object(object.get(input, "context", {}))
 	is_object(object.get(input.subject, "properties", {}))
 	is_object(object.get(input.resource, "properties", {}))
+	is_object(object.get(input.action, "properties", {}))
 	not confusable
 }
 
@@ -70,6 +73,7 @@ confusable if {
 is_key if input.subject.type == "access_key"
 
 key_given if {
+	is_object(input.latchkey.key)
 	is_object(input.latchkey.key.scopes)
 	input.latchkey.key.expires_at != "" # there at all
 	input.latchkey.key.revoked_at != ""
@@ -105,14 +109,12 @@ default scope_permits := false
 
 scope_permits if {
 	is_key
-	data.latchkey.scopes.permits(input.latchkey.key.scopes, question)
+	data.latchkey.scopes.permits(input.latchkey.key.scopes, input)
 }
 
-question := object.remove(input, ["latchkey", "policy"])
-
-grants := [grant |
+live_grants := [grant |
 	some grant in object.get(object.get(input, "latchkey", {}), "grants", [])
-	ahead(object.get(grant, "expires_at", ""))
+	ahead(object.get(grant, "expires_at", null))
 	begun(object.get(grant, "not_before", null))
 ]
 
@@ -126,7 +128,7 @@ begun(at) if {
 
 under_ceiling if scope_permits
 
-under_ceiling if count(grants) > 0
+under_ceiling if count(live_grants) > 0
 
 granting := [{
 	"code": "scope_permits", "source": "access_key", "id": input.subject.id,
@@ -184,7 +186,7 @@ admitted(value) if {
 	data.latchkey.scopes.admits(entries, entity_type, data.latchkey.scopes.canonical(entity_type, value))
 }
 
-granted := [{"code": "grant_permits", "source": "grant", "id": object.get(grant, "id", "")} | some grant in grants]
+granted := [{"code": "grant_permits", "source": "grant", "id": object.get(grant, "id", "")} | some grant in live_grants]
 
 # The built-in policy: a key is allowed what its ceiling permits, which was
 # asked above; anybody else what a grant covers.
@@ -201,41 +203,87 @@ policy_name := object.get(input, "policy", data.latchkey.bundle.default_policy)
 
 policy_known if data.latchkey.bundle.policies[policy_name]
 
-# A policy sees the request without the subject's secret, and what latchkey
-# adds to it.
-visible := object.union(
-	json.remove(question, ["subject/properties/key"]),
-	{"latchkey": {
+# A policy sees the request as latchkey shows it: properties and context are
+# always objects, the subject's secret is gone, and a key's metadata is its own.
+visible := {
+	"subject": {"type": input.subject.type, "id": input.subject.id, "properties": subject_properties},
+	"action": {"name": input.action.name, "properties": object.get(input.action, "properties", {})},
+	"resource": {"type": input.resource.type, "id": input.resource.id, "properties": object.get(input.resource, "properties", {})},
+	"context": object.get(input, "context", {}),
+	"latchkey": {
 		"scope_permits": scope_permits,
-		"grants": grants,
-		"now": time.format([time.now_ns(), "UTC", "2006-01-02T15:04:05.999999999Z07:00"]),
-	}},
+		"grants": live_grants,
+		"now": time.format([time.now_ns(), "UTC", "2006-01-02T15:04:05.999999Z07:00"]),
+	},
+}
+
+subject_properties := object.get(input.subject, "properties", {}) if {
+	not is_key
+} else := object.union(
+	object.remove(object.get(input.subject, "properties", {}), ["key", "metadata"]),
+	object.filter(input.latchkey.key, ["metadata"]),
 )
 
 # The name is bound first: inside "with" the input has none.
-decided := {result |
+decided := [result |
 	name := policy_name
 	result := data.policies[name].decision with input as visible
-}
+]
 
-allowed := {result |
+allowed := [result |
 	name := policy_name
 	result := data.policies[name].allow with input as visible
-}
+]
 
 outcome := plain(result) if {
-	some result in (decided | allowed)
-	count(decided) + count(allowed) == 1
+	[result] := array.concat(decided, allowed)
 	is_boolean(result)
 } else := full(result) if {
-	some result in (decided | allowed)
-	count(decided) + count(allowed) == 1
+	[result] := array.concat(decided, allowed)
 	is_boolean(result.allow)
-	is_string(object.get(result, "action", ""))
-	is_array(object.get(result, "reasons", []))
-	is_array(object.get(result, "obligations", []))
-} else := {"allow": false, "action": "deny", "reasons": [{"code": "policy_error"}], "obligations": []}
+	object.keys(result) - {"allow", "action", "reasons", "obligations"} == set()
+	fits(result.allow, object.get(result, "action", word(result.allow)))
+	is_list(object.get(result, "reasons", []))
+	is_list(object.get(result, "obligations", []))
+	count(object.get(result, "obligations", [])) <= 32
+	every obligation in object.get(result, "obligations", []) {
+		is_object(obligation)
+	}
+} else := failed("undefined") if {
+	count(decided) + count(allowed) == 0
+} else := failed("two_results")
 
-plain(allow) := {"allow": allow, "action": word(allow), "reasons": [{"code": "policy_rule"}], "obligations": []}
+fits(allow, action) if action == word(allow)
 
-full(result) := object.union(plain(result.allow), object.filter(result, ["action", "reasons", "obligations"]))
+fits(_, action) if {
+	is_string(action)
+	not action in {"allow", "deny"}
+	regex.match(`^[A-Za-z0-9][A-Za-z0-9._:-]{0,127}$`, action)
+}
+
+is_list(value) if is_array(value)
+
+is_list(value) if is_set(value)
+
+plain(allow) := {"allow": allow, "action": word(allow), "reasons": [policy_reason("policy_rule", {})], "obligations": []}
+
+full(result) := object.union(plain(result.allow), object.union(
+	object.filter(result, ["action", "obligations"]),
+	own_reasons([reason | some reason in object.get(result, "reasons", [])]),
+))
+
+own_reasons(list) := {"reasons": [policy_reason("policy_rule", {"detail": reason}) | some reason in list]} if {
+	count(list) > 0
+} else := {}
+
+failed(why) := {"allow": false, "action": "deny", "reasons": [policy_reason("policy_error", {"failure": why})], "obligations": []}
+
+policy_reason(code, more) := object.union({"code": code, "source": "policy", "id": policy_name}, more)
+
+# What the scopes permit is a reason to allow, and none to deny. A policy that
+# cannot be evaluated here says only that.
+policy_reasons := [policy_reason("policy_not_portable", {})] if {
+	not data.latchkey.bundle.policies[policy_name].portable
+} else := array.concat(granting, outcome.reasons) if {
+	outcome.allow
+} else := outcome.reasons
