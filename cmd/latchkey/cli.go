@@ -18,6 +18,7 @@ type CLI struct {
 	Decide      DecideCmd                 `cmd:"" help:"Ask for a decision; exit code 1 when it is a deny."`
 	Scopes      ScopesCmd                 `cmd:"" help:"Check scopes and show them as Rego, offline."`
 	Audit       AuditCmd                  `cmd:"" help:"Check the audit trail."`
+	Bundle      BundleCmd                 `cmd:"" help:"Build and verify bundles of policies and sets, offline."`
 	Root        RootCmd                   `cmd:"" help:"The operator's root key."`
 	Healthcheck HealthcheckCmd            `cmd:"" help:"Exit with 0 when a server is ready, else with 1."`
 	Config      ConfigCmd                 `cmd:"" help:"Show the configuration."`

@@ -409,6 +409,19 @@ func packageOf(f file) (ast.Ref, error) {
 	return m.Package.Path, nil
 }
 
+// PolicyName reads, from a Rego module's package, which policy it is.
+func PolicyName(source string) (string, error) {
+	ref, err := packageOf(file{"policy.rego", []byte(source)})
+	if err != nil {
+		return "", err
+	}
+	segments, ok := constants(ref)
+	if !ok || len(segments) != 2 || segments[0] != rootPolicies || !latchkey.ValidName(segments[1]) {
+		return "", refuse(CodePackageNotSupported, "the package must be policies.<name>")
+	}
+	return segments[1], nil
+}
+
 // firstLine is what OPA says of the first thing wrong, with its place.
 func firstLine(err error) string {
 	var all ast.Errors

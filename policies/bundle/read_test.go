@@ -378,6 +378,11 @@ func TestRead_NoticesWhateverIsChangedUnderASignature(t *testing.T) {
 			wantCode(t, err, c.code)
 		})
 	}
+	unnamed := key
+	unnamed.ID = ""
+	if _, err := bundle.Read(raw, bundle.Options{Keys: mustKeys(t, "", "read", second, unnamed)}); err != nil {
+		t.Errorf("by a key without a name: %v", err)
+	}
 	rotated := mustKeys(t, "", "read", second, key)
 	if _, err := bundle.Read(raw, bundle.Options{Keys: rotated}); err != nil {
 		t.Errorf("with a second key beside: %v", err)
@@ -392,7 +397,6 @@ func TestNewKeys_RefusesKeysThatVerifyNothing(t *testing.T) {
 	_, key := newSigner(t, "k", "")
 	for name, keys := range map[string][]bundle.VerificationKey{
 		"none":             nil,
-		"no id":            {{Algorithm: "ES256", Key: key.Key}},
 		"twice":            {key, key},
 		"unknown alg":      {{ID: "k", Algorithm: "none", Key: key.Key}},
 		"another curve's":  {{ID: "k", Algorithm: "ES384", Key: key.Key}},

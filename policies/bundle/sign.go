@@ -16,6 +16,7 @@ import (
 	"fmt"
 	"math/big"
 	"slices"
+	"strconv"
 	"strings"
 
 	opabundle "github.com/open-policy-agent/opa/v1/bundle"
@@ -32,7 +33,7 @@ const (
 
 // VerificationKey is one key that may have signed a bundle.
 type VerificationKey struct {
-	// ID is what a signature calls the key.
+	// ID is what a signature calls the key; "" is whatever it says.
 	ID string
 	// Algorithm is a JWS algorithm: ES, RS, PS or HS with 256, 384 or 512.
 	Algorithm string
@@ -48,19 +49,21 @@ type VerificationKey struct {
 type Keys struct {
 	config  map[string]*opakeys.Config
 	ids     []string
+	unnamed []string // ids that stand for keys without one
 	keyID   string
 	scope   string
-	ordered []VerificationKey
 }
 
 // NewKeys checks the keys. keyID, when set, is the only one that is used;
 // scope, when set, must be every signature's.
 func NewKeys(keyID, scope string, keys ...VerificationKey) (*Keys, error) {
-	k := &Keys{config: map[string]*opakeys.Config{}, keyID: keyID, scope: scope, ordered: keys}
-	for _, key := range keys {
+	k := &Keys{config: map[string]*opakeys.Config{}, keyID: keyID, scope: scope}
+	for i, key := range keys {
+		if key.ID == "" {
+			key.ID = "#" + strconv.Itoa(i)
+			k.unnamed = append(k.unnamed, key.ID)
+		}
 		switch {
-		case key.ID == "":
-			return nil, errors.New("a verification key needs an id")
 		case k.config[key.ID] != nil:
 			return nil, fmt.Errorf("two verification keys are called %q", key.ID)
 		case !opakeys.IsSupportedAlgorithm(key.Algorithm):
@@ -213,9 +216,17 @@ func (k *Keys) verify(text []byte, files []file) error {
 // signedFiles checks the token and returns what it signs.
 func (k *Keys) signedFiles(token string) (map[string]opabundle.FileInfo, error) {
 	signatures := opabundle.SignaturesConfig{Signatures: []string{token}}
-	candidates := []string{k.keyID}
-	if k.keyID == "" && !namesKey(token) {
-		candidates = k.ids
+	candidates := k.ids
+	if k.keyID != "" {
+		candidates = []string{k.keyID}
+	} else if name := namedKey(token); name != "" {
+		candidates = k.unnamed
+		if k.config[name] != nil {
+			candidates = append([]string{name}, k.unnamed...)
+		}
+	}
+	if len(candidates) == 0 {
+		return nil, errors.New("no key of the signature's id is configured")
 	}
 	var failed []error
 	for _, id := range candidates {
@@ -229,27 +240,27 @@ func (k *Keys) signedFiles(token string) (map[string]opabundle.FileInfo, error) 
 	return nil, errors.Join(failed...)
 }
 
-// namesKey reports whether a JWT names its key, in the header or in the
-// deprecated claim.
-func namesKey(token string) bool {
+// namedKey returns what a JWT calls its key, in the header or in the deprecated
+// claim; "" for nothing.
+func namedKey(token string) string {
 	parts := strings.Split(token, ".")
 	if len(parts) != 3 {
-		return false
+		return ""
 	}
 	for i, member := range []string{"kid", "keyid"} {
 		text, err := base64.RawURLEncoding.DecodeString(parts[i])
 		if err != nil {
-			return false
+			return ""
 		}
 		var names map[string]any
 		if json.Unmarshal(text, &names) != nil {
-			return false
+			return ""
 		}
 		if id, _ := names[member].(string); id != "" {
-			return true
+			return id
 		}
 	}
-	return false
+	return ""
 }
 
 // Signer signs bundles. The signature of equal content is equal, so that equal
