@@ -11,8 +11,6 @@ import (
 	"slices"
 	"strings"
 
-	yaml "go.yaml.in/yaml/v3"
-
 	"github.com/latchkey-dev/latchkey"
 	"github.com/latchkey-dev/latchkey/internal/strictjson"
 	"github.com/latchkey-dev/latchkey/policies"
@@ -63,7 +61,7 @@ func (cmd *BundleBuildCmd) Run(g *Globals, std streams) error {
 	if err := compileInput(&input); err != nil {
 		return err
 	}
-	if err := os.WriteFile(cmd.Output, built.Raw, 0o600); err != nil {
+	if err := os.WriteFile(cmd.Output, built.Raw, 0o600); err != nil { //nolint:gosec // the operator says where
 		return err
 	}
 	if g.JSON {
@@ -128,28 +126,27 @@ func readBundleFiles(paths []string, in *bundle.Input) error {
 }
 
 func readBundleFile(path string, in *bundle.Input) error {
-	text, err := os.ReadFile(path)
-	if err != nil {
-		return usage("%w", err)
-	}
-	// Whatever is wrong is told with the file it is in.
-	wrong := func(err error) error { return &exitError{exitCompile, fmt.Errorf("%s: %w", path, err)} }
-	if filepath.Ext(path) == ".rego" {
-		name, err := bundle.PolicyName(string(text))
-		if err != nil {
-			return wrong(err)
+	f, err := readSource(path, nil)
+	// Whatever is wrong is told with the place it is at.
+	wrong := func(err error) error {
+		found := f.findings(err)
+		if len(found) == 0 {
+			return &exitError{exitCompile, fmt.Errorf("%s: %w", path, err)}
 		}
-		d := &policies.Document{Name: name, Language: policies.Rego, Rego: string(text)}
-		in.Policies = append(in.Policies, bundlePolicy(d))
-		return nil
+		list := make([]error, len(found))
+		for i, at := range found {
+			list[i] = at
+		}
+		return &exitError{exitCompile, errors.Join(list...)}
+	}
+	if _, unreadable := errors.AsType[*exitError](err); unreadable {
+		return err
+	}
+	if err != nil {
+		return wrong(err)
 	}
 	var doc strictjson.Doc
-	if filepath.Ext(path) != ".json" {
-		if text, err = yamlToJSON(text); err != nil {
-			return wrong(err)
-		}
-	}
-	if err := doc.Parse(string(text)); err != nil {
+	if err := doc.Parse(string(f.json)); err != nil {
 		return wrong(err)
 	}
 	root := doc.Root()
@@ -202,19 +199,6 @@ func readSet(v strictjson.Value) (bundle.SetInput, error) {
 	}
 	s.Values = slices.Values(values)
 	return s, nil
-}
-
-// yamlToJSON refuses what JSON has no word for.
-func yamlToJSON(text []byte) ([]byte, error) {
-	d := yaml.NewDecoder(strings.NewReader(string(text)))
-	var v any
-	if err := d.Decode(&v); err != nil {
-		return nil, err
-	}
-	if err := d.Decode(new(yaml.Node)); !errors.Is(err, io.EOF) {
-		return nil, errors.New("more than one YAML document")
-	}
-	return json.Marshal(v)
 }
 
 // BundleVerifyCmd checks a bundle.

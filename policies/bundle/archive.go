@@ -131,7 +131,7 @@ func untar(r io.Reader, limits Limits) ([]file, error) {
 		// The buffer grows with what really comes, not with what the header
 		// promises.
 		var data bytes.Buffer
-		n, err := io.Copy(&data, t)
+		n, err := io.Copy(&data, t) //nolint:gosec // bounded: by h.Size, and by what r lets through
 		if err != nil || n != h.Size {
 			return nil, refuse(CodeNotABundle, "%q is cut short", shown(name)).Because(err)
 		}

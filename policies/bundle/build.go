@@ -153,12 +153,17 @@ func encode(v any) ([]byte, error) {
 func policyFiles(policies []Policy) ([]file, error) {
 	var files []file
 	for _, p := range policies {
+		document := p.Document
+		if len(document) == 0 {
+			var err error
+			if document, err = encode(map[string]string{"name": p.Name, "language": p.Language, "rego": p.Rego}); err != nil {
+				return nil, err
+			}
+		}
 		text, err := encode(struct {
-			Document json.RawMessage `json:"document,omitempty"`
-			Language string          `json:"language"`
-			Rego     string          `json:"rego,omitempty"`
+			Document json.RawMessage `json:"document"`
 			Version  int64           `json:"version"`
-		}{p.Document, p.Language, p.Rego, p.Version})
+		}{document, p.Version})
 		if err != nil {
 			return nil, refuse(CodePolicyInvalid, "policy %q: the document is no JSON", p.Name).Because(err)
 		}

@@ -34,7 +34,7 @@ const (
 	CodeTimeout          = "timeout"           // the server hangs or trickles
 	CodeUnexpectedStatus = "unexpected_status" // any status but 200 and 304
 	CodeRedirectRefused  = "redirect_refused"  // a redirect to another host
-	CodeCredential       = "credential_unavailable"
+	CodeCredential       = "credential_unavailable" //nolint:gosec // it is none
 	CodeActivationFailed = "activation_failed" // the engine refused it for a reason without a code
 	CodePersistFailed    = "persist_failed"    // in force, but not kept on disk
 )
@@ -76,8 +76,8 @@ type Origin struct {
 	DefaultPolicy string // "" for the built-in one
 }
 
-// Policy is one policy. Rego ones have Rego; a document from the latchkey
-// profile, or a CEL one, has Document, and Rego too where its language is.
+// Policy is one policy: its source, for one in Rego, and the whole document as
+// it is stored, which a Rego file of a bundle does not have.
 type Policy struct {
 	Name     string
 	Language string // "cel" or "rego"

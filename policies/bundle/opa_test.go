@@ -2,6 +2,7 @@ package bundle_test
 
 import (
 	"bytes"
+	"context"
 	"crypto"
 	"crypto/ecdsa"
 	"crypto/elliptic"
@@ -10,15 +11,23 @@ import (
 	"crypto/x509"
 	"encoding/json"
 	"encoding/pem"
+	"fmt"
+	"net"
+	"net/http"
+	"net/http/httptest"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 
+	"github.com/latchkey-dev/latchkey/policies"
 	"github.com/latchkey-dev/latchkey/policies/bundle"
 )
 
@@ -102,15 +111,15 @@ decision := {"allow": latchkey.in_set("office", input.context.ip), "reasons": [{
 `
 
 func exampleInput() bundle.Input {
-	return bundle.Input{
+	in := bundle.Input{
 		Customer: "acme", Sequence: 41, DefaultPolicy: "main",
 		Policies: []bundle.Policy{
-			{Name: "main", Language: "rego", Version: 3, Rego: tokyoPolicy, Document: json.RawMessage(`{"name":"main","language":"rego"}`)},
-			{Name: "a.b:c", Language: "rego", Version: 1, Rego: "package policies[\"a.b:c\"]\n\nallow if input.subject.type == \"service\"\n", Document: json.RawMessage(`{"name":"a.b:c","language":"rego"}`)},
+			{Name: "main", Language: "rego", Version: 3, Rego: tokyoPolicy},
+			{Name: "a.b:c", Language: "rego", Version: 1, Rego: "package policies[\"a.b:c\"]\n\nallow if input.subject.type == \"service\"\n"},
 			{Name: "cel", Language: "cel", Version: 2, Document: json.RawMessage(`{"name":"cel","language":"cel","rules":[],"default":{"action":"allow"}}`)},
-			{Name: "nosy", Language: "rego", Version: 1, Rego: "package policies.nosy\n\nallow if data.latchkey[input.context.x]\n", Document: json.RawMessage(`{}`)},
-			{Name: "broken", Language: "rego", Version: 1, Rego: "package policies.broken\n\ndecision := 1\n\nallow := true\n", Document: json.RawMessage(`{}`)},
-			{Name: "custom", Language: "rego", Version: 1, Rego: "package policies.custom\n\nallow if data.latchkey.scopes.permits({}, input)\n\nallow if input.latchkey.scope_permits\n", Document: json.RawMessage(`{}`)},
+			{Name: "nosy", Language: "rego", Version: 1, Rego: "package policies.nosy\n\nallow if data.latchkey[input.context.x]\n"},
+			{Name: "broken", Language: "rego", Version: 1, Rego: "package policies.broken\n\ndecision := 1\n\nallow := true\n"},
+			{Name: "custom", Language: "rego", Version: 1, Rego: "package policies.custom\n\nallow if data.latchkey.scopes.permits({}, input)\n\nallow if input.latchkey.scope_permits\n"},
 		},
 		Sets: []bundle.SetInput{
 			{Name: "office", EntityType: "ip", Version: 7, Values: slices.Values([]string{"10.0.0.0/8", "192.0.2.1", "2001:db8::/32"})},
@@ -118,6 +127,13 @@ func exampleInput() bundle.Input {
 			{Name: "words", EntityType: "string", Version: 1, Values: slices.Values([]string{"a", "<&>", "\u2028", `"`})},
 		},
 	}
+	for i, p := range in.Policies {
+		if p.Language == "rego" {
+			d := policies.Document{Name: p.Name, Language: policies.Rego, Rego: p.Rego}
+			in.Policies[i].Document = d.AppendJSON(nil)
+		}
+	}
+	return in
 }
 
 func build(t testing.TB, in bundle.Input, profile bundle.Profile, signer *bundle.Signer) *bundle.Built {
@@ -340,4 +356,111 @@ func pemKeys(t testing.TB) map[string]string {
 
 func certificatePEM(der []byte) string {
 	return string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der}))
+}
+
+// A stock OPA that runs follows our bundles: it verifies the signature, long
+// polls, keeps the good one when a bad one comes, and answers by the new one.
+func TestStockOPA_FollowsOurBundles(t *testing.T) {
+	program := stockOPA(t)
+	signer, key := newSigner(t, "k1", "")
+	stranger, _ := newSigner(t, "k1", "")
+	publish := func(sequence int64, allow bool, signer *bundle.Signer) []byte {
+		in := bundle.Input{Customer: "acme", Sequence: sequence, DefaultPolicy: "main", Policies: []bundle.Policy{
+			{Name: "main", Language: "rego", Version: sequence, Rego: fmt.Sprintf("package policies.main\n\nallow := %v\n", allow)},
+		}}
+		return build(t, in, bundle.ProfileOPA, signer).Raw
+	}
+	var mu sync.Mutex
+	raw, changed, served := publish(1, false, signer), make(chan struct{}), make(chan string, 100)
+	set := func(next []byte) {
+		mu.Lock()
+		defer mu.Unlock()
+		raw = next
+		close(changed)
+		changed = make(chan struct{})
+	}
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) {
+		if !strings.HasSuffix(req.URL.Path, "/acme.tar.gz") {
+			w.WriteHeader(http.StatusOK) // its status reports
+			return
+		}
+		mu.Lock()
+		now, wait := raw, changed
+		mu.Unlock()
+		if req.Header.Get("If-None-Match") == bundle.ETag(now) && strings.Contains(req.Header.Get("Prefer"), "wait=") {
+			select {
+			case <-wait:
+			case <-req.Context().Done():
+				return
+			}
+			mu.Lock()
+			now = raw
+			mu.Unlock()
+		}
+		w.Header().Set("Content-Type", "application/vnd.openpolicyagent.bundles")
+		tagged(w, req, now)
+		served <- bundle.ETag(now)
+	}))
+	defer server.Close()
+	config := fmt.Sprintf(`
+services: {latchkey: {url: %q}}
+keys: {k1: {algorithm: ES256, key: %q}}
+bundles: {acme: {service: latchkey, resource: acme.tar.gz, signing: {keyid: k1}, polling: {min_delay_seconds: 1, max_delay_seconds: 1, long_polling_timeout_seconds: 30}}}
+`, server.URL, key.Key)
+	dir := write(t, t.TempDir(), map[string]string{"opa.yaml": config})
+	socket := filepath.Join(dir, "opa.sock")
+	c := exec.Command(program, "run", "--server", "--addr", "unix://"+socket, "--config-file", "opa.yaml", "--log-level", "error")
+	c.Dir = dir
+	if err := c.Start(); err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = c.Process.Kill(); _ = c.Wait() }()
+	client := &http.Client{Transport: &http.Transport{DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
+		return (&net.Dialer{}).DialContext(ctx, "unix", socket)
+	}}}
+	defer client.CloseIdleConnections()
+	// answer asks until the policy of that version answers.
+	answer := func(version float64) bool {
+		body, err := json.Marshal(object{"input": question("service x", "read", "doc 1", nil)})
+		if err != nil {
+			t.Fatal(err)
+		}
+		for deadline := time.Now().Add(20 * time.Second); time.Now().Before(deadline); {
+			resp, err := client.Post("http://opa/v1/data/latchkey/decision", "application/json", bytes.NewReader(body))
+			if err != nil {
+				runtime.Gosched()
+				continue
+			}
+			var got struct {
+				Result struct {
+					Decision bool
+					Context  struct{ Policy struct{ Version float64 } }
+				}
+			}
+			err = json.NewDecoder(resp.Body).Decode(&got)
+			resp.Body.Close()
+			if err == nil && got.Result.Context.Policy.Version == version {
+				return got.Result.Decision
+			}
+		}
+		t.Fatalf("version %v never came", version)
+		return false
+	}
+	if answer(1) {
+		t.Error("version 1 allows")
+	}
+	set(publish(2, true, signer))
+	if !answer(2) {
+		t.Error("version 2 denies")
+	}
+	forged := publish(3, false, stranger)
+	set(forged)
+	for tries := 0; tries < 2; { // who asks again has looked at the first
+		if tag := <-served; tag == bundle.ETag(forged) {
+			tries++
+		}
+	}
+	if !answer(2) {
+		t.Error("the forged one is in force")
+	}
 }

@@ -196,20 +196,18 @@ func (o *Options) signature(signatures *file, files []file) (bool, error) {
 
 // manifest reads .manifest and returns the roots, which are checked.
 func (b *Bundle) manifest(doc *strictjson.Doc) ([]string, error) {
-	bad := func(format string, args ...any) ([]string, error) {
-		return nil, refuse(CodeManifestInvalid, format, args...)
-	}
+	bad := func(text string) error { return refuse(CodeManifestInvalid, "%s", text) }
 	if doc == nil {
 		return []string{""}, nil
 	}
 	m := doc.Root()
 	if m.Kind() != strictjson.Object {
-		return bad("the manifest is no object")
+		return nil, bad("the manifest is no object")
 	}
 	if v := m.Get("revision"); v.Kind() == strictjson.String {
 		b.Revision = v.Text()
 	} else if v.Kind() != strictjson.Missing {
-		return bad("the manifest's revision is no string")
+		return nil, bad("the manifest's revision is no string")
 	}
 	if v := m.Get("wasm"); v.Len() > 0 {
 		return nil, refuse(CodeFileNotSupported, "compiled policies are not taken")
@@ -232,12 +230,12 @@ func (b *Bundle) manifest(doc *strictjson.Doc) ([]string, error) {
 		return []string{""}, nil
 	}
 	if v.Kind() != strictjson.Array {
-		return bad("the manifest's roots are no list")
+		return nil, bad("the manifest's roots are no list")
 	}
 	roots := []string{}
 	for _, e := range v.Elements() {
 		if e.Kind() != strictjson.String {
-			return bad("a root is no string")
+			return nil, bad("a root is no string")
 		}
 		roots = append(roots, strings.Trim(e.Text(), "/"))
 	}
@@ -409,19 +407,6 @@ func packageOf(f file) (ast.Ref, error) {
 	return m.Package.Path, nil
 }
 
-// PolicyName reads, from a Rego module's package, which policy it is.
-func PolicyName(source string) (string, error) {
-	ref, err := packageOf(file{"policy.rego", []byte(source)})
-	if err != nil {
-		return "", err
-	}
-	segments, ok := constants(ref)
-	if !ok || len(segments) != 2 || segments[0] != rootPolicies || !latchkey.ValidName(segments[1]) {
-		return "", refuse(CodePackageNotSupported, "the package must be policies.<name>")
-	}
-	return segments[1], nil
-}
-
 // firstLine is what OPA says of the first thing wrong, with its place.
 func firstLine(err error) string {
 	var all ast.Errors
@@ -545,14 +530,16 @@ func (r *reading) document(file string, at []string, v strictjson.Value) error {
 	if err := r.owned(at...); err != nil {
 		return err
 	}
-	p := Policy{Name: at[2], Language: v.Get("language").Text(), Rego: v.Get("rego").Text(), Document: json.RawMessage(strings.Clone(v.Get("document").Raw())), File: file}
+	document := v.Get("document")
+	p := Policy{
+		Name: at[2], Language: document.Get("language").Text(), Rego: document.Get("rego").Text(),
+		Document: json.RawMessage(strings.Clone(document.Raw())), File: file,
+	}
 	version, err := strconv.ParseInt(v.Get("version").Raw(), 10, 64)
 	switch {
-	case !latchkey.ValidName(p.Name), err != nil || version < 0,
+	case !latchkey.ValidName(p.Name), err != nil || version < 0, document.Kind() != strictjson.Object,
 		p.Language != "cel" && p.Language != "rego",
-		(p.Language == "rego") != (p.Rego != ""),
-		v.Get("document").Kind() != strictjson.Object && v.Get("document").Kind() != strictjson.Missing,
-		p.Language == "cel" && len(p.Document) == 0:
+		(p.Language == "rego") != (p.Rego != ""):
 		return refuse(CodePolicyInvalid, "%q is no policy document", shown(file))
 	}
 	p.Version = version

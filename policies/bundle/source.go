@@ -151,7 +151,7 @@ func (h *httpSource) fetch(ctx context.Context, etag string, wait time.Duration)
 	if err != nil {
 		return fetched{}, err
 	}
-	resp, err := h.client.Do(req) //nolint:bodyclose // closed below
+	resp, err := h.client.Do(req)
 	if err != nil {
 		return fetched{}, fail(err)
 	}
