@@ -30,13 +30,13 @@ const (
 	CodeWrongCustomer       = "wrong_customer"           // a latchkey bundle of another customer
 	CodeOlderSequence       = "older_sequence"           // a latchkey bundle from before the one in force
 
-	CodeRequestFailed    = "request_failed"    // the server cannot be reached, or the connection broke
-	CodeTimeout          = "timeout"           // the server hangs or trickles
-	CodeUnexpectedStatus = "unexpected_status" // any status but 200 and 304
-	CodeRedirectRefused  = "redirect_refused"  // a redirect to another host
+	CodeRequestFailed    = "request_failed"         // the server cannot be reached, or the connection broke
+	CodeTimeout          = "timeout"                // the server hangs or trickles
+	CodeUnexpectedStatus = "unexpected_status"      // any status but 200 and 304
+	CodeRedirectRefused  = "redirect_refused"       // a redirect to another host
 	CodeCredential       = "credential_unavailable" //nolint:gosec // it is none
-	CodeActivationFailed = "activation_failed" // the engine refused it for a reason without a code
-	CodePersistFailed    = "persist_failed"    // in force, but not kept on disk
+	CodeActivationFailed = "activation_failed"      // the engine refused it for a reason without a code
+	CodePersistFailed    = "persist_failed"         // in force, but not kept on disk
 )
 
 // Profile is the form in which latchkey writes a bundle.
