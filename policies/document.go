@@ -2,6 +2,7 @@ package policies
 
 import (
 	"strconv"
+	"strings"
 	"unicode/utf8"
 
 	"github.com/latchkey-dev/latchkey"
@@ -129,7 +130,7 @@ func (p *documentReader) document(v strictjson.Value, path string) *Document {
 	case path != "" && d.Name != "" && d.Name != path:
 		p.fault("/name", "name_conflict", "the path names another policy")
 	case path != "":
-		d.Name = path
+		d.Name = strings.Clone(path) // outlives the request
 	}
 	switch {
 	case d.Name == "": // told already

@@ -102,8 +102,11 @@ func (r *reply) checkProblem() {
 	var p struct {
 		Type, Title, Detail, Code, Instance string
 		Status                              int
-		RequestID                           string                                   `json:"request_id"`
-		Errors                              []struct{ Pointer, Code, Detail string } `json:"errors"`
+		RequestID                           string `json:"request_id"`
+		Errors                              []struct {
+			Pointer, Code, Detail string
+			Line, Column          int
+		} `json:"errors"`
 	}
 	d := json.NewDecoder(strings.NewReader(r.body))
 	d.DisallowUnknownFields()

@@ -94,6 +94,8 @@ type api struct {
 	sockets  []chan error // of further listeners
 	stop     func()
 
+	unusable int // stored policies that did not compile
+
 	lost bool // the database, on purpose
 
 	mu      sync.Mutex
@@ -168,8 +170,9 @@ func start(t testing.TB, change ...func(*options)) *api {
 	cfg.Keys = authz.NewKeys(authz.KeysConfig{Record: record, Table: a.table, Parser: parser, Peppers: peppers, Mode: o.mode, MaxActive: o.maxActive})
 	cfg.Customers, cfg.Refusals = authz.NewCustomers(record, a.table), a.refusals
 	cfg.Policies = authz.NewPolicies(authz.PoliciesConfig{Record: record, Table: a.table, Origin: o.origin})
-	_, err = cfg.Policies.Load(ctx, at)
+	unusable, err := cfg.Policies.Load(ctx, at)
 	must(err)
+	a.unusable = len(unusable)
 	cfg.PDP = authz.NewPDP(authz.PDPConfig{Table: a.table, Auth: a.auth, Metadata: authz.NewMetadata(record, 16), MaxStaleness: 30 * time.Second, Concurrency: 2})
 	o.sets.Record = record
 	cfg.Sets = authz.NewSets(o.sets)

@@ -36,7 +36,7 @@ func (r *request) policyName() (string, error) {
 	name := r.param("name")
 	switch {
 	case policies.ValidPolicyName(name):
-		return name, nil
+		return strings.Clone(name), nil // it may be kept
 	case latchkey.ValidName(name):
 		return "", faultAt("path:name", "reserved_name", "the name is a path of its own under /decision")
 	}

@@ -79,7 +79,7 @@ func notCompiled(g *Globals, std streams, f *sourceFile, err error) error {
 	for _, found := range list {
 		fmt.Fprintln(std.err, found)
 	}
-	return &exitError{exitCompile, fmt.Errorf("%s does not compile", f.path)}
+	return &exitError{exitCompile, fmt.Errorf("errors in %s", f.path)}
 }
 
 // PoliciesGetCmd shows a policy.
