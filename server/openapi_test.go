@@ -238,6 +238,8 @@ type openapiServer struct {
 	server *server.Server
 
 	summed *authz.Refusals
+	// bundled says that all policies come from a bundle; calls are made one by one.
+	bundled bool
 }
 
 func startOpenAPI(t *testing.T, doc *openapiDocument, change func(*server.Config)) *openapiServer {
@@ -270,7 +272,7 @@ func startOpenAPI(t *testing.T, doc *openapiDocument, change func(*server.Config
 		Authenticator: auth,
 		Keys:          authz.NewKeys(authz.KeysConfig{Record: s.db, Table: table, Parser: parser, Peppers: peppers, Mode: authz.Live, MaxActive: 10}),
 		Customers:     authz.NewCustomers(s.db, table),
-		Policies:      authz.NewPolicies(authz.PoliciesConfig{Record: s.db, Table: table}),
+		Policies:      authz.NewPolicies(authz.PoliciesConfig{Record: s.db, Table: table, Origin: func(string) string { return map[bool]string{true: "bundle"}[s.bundled] }}),
 		Root:          root, PDP: authz.NewPDP(authz.PDPConfig{Table: table, Auth: auth, MaxStaleness: 30 * time.Second}), Table: table, Parser: parser, Record: s.db, Events: s.db, Refusals: s.summed,
 		Sets: authz.NewSets(authz.SetsConfig{Record: s.db}),
 		Log:  slog.New(slog.DiscardHandler), Registry: prometheus.NewRegistry(), Now: now,
@@ -516,9 +518,12 @@ func TestOpenAPI_RepliesAreAsDocumented(t *testing.T) {
 	s.decisions(example, full)
 	s.checkKeys(example, full)
 	s.sets(full)
+	s.policies()
 	s.refusals(map[string]string{
 		"/v1/access_keys/{id}": example.id, "/v1/access_keys/{id}/rotate": example.id, "/v1/access_keys/{id}/rego": example.id,
 		"/v1/customers/{id}": "acme", "/v1/auditing/{id}": event, "/decision/{policy}": "main",
+		"/v1/policies/{name}": "main", "/v1/policies/{name}/versions": "main", "/v1/policies/{name}/versions/{version}": "main",
+		"/v1/policies/{name}/rollback": "main", "/v1/policies/{name}/test": "main",
 		"/v1/sets/{name}": "open", "/v1/sets/{name}/values": "open", "/v1/sets/{name}/values/{value}": "open",
 	}, poor.secret)
 	s.forwards(full)
@@ -752,6 +757,66 @@ func (s *openapiServer) checkKeys(example, full openapiKey) {
 	s.send(openapiCall{operation: verify, key: s.root, headers: openapiAcme, body: `{"key":"` + full.secret + `"}`}, 200)
 	s.send(openapiCall{operation: verify, key: full.secret, body: `{"key":7}`}, 400)
 	s.send(openapiCall{operation: introspect, key: full.secret, media: form, body: `key=x`}, 400)
+}
+
+const (
+	openapiCEL = `{"name":"rules","language":"cel","description":"d","rules":[{"label":"a","match":"true","action":"throttle","effect":"permit","obligations":[{"rate":1}]}],"default":{"action":"deny"}}`
+	openapiBad = `{"name":"rules","language":"cel","rules":[{"label":"a","match":"nosuch","action":"allow"}],"default":{"action":"deny"}}`
+)
+
+func (s *openapiServer) policies() {
+	s.t.Helper()
+	const one, at = "/v1/policies/{name}", "/v1/policies/rules"
+	call := func(operation, path, body string, want int, headers ...string) []byte {
+		s.t.Helper()
+		head := map[string]string{"X-Customer-ID": "acme"}
+		for i := 0; i < len(headers); i += 2 {
+			head[headers[i]] = headers[i+1]
+		}
+		return s.send(openapiCall{operation: operation, path: path, key: s.root, headers: head, body: body}, want)
+	}
+	call("POST /v1/policies", "", openapiCEL, 201, "Idempotency-Key", "policies 1")
+	call("POST /v1/policies", "", openapiCEL, 201, "Idempotency-Key", "policies 1")
+	call("POST /v1/policies", "", openapiBad, 422, "Idempotency-Key", "policies 1")
+	call("POST /v1/policies", "", openapiBad, 400)
+	call("POST /v1/policies", "", openapiCEL, 409)
+	call("POST /v1/policies", "", strings.Replace(openapiCEL, "rules", "new", 1), 412, "If-Match", "*")
+	call("PUT "+one, "/v1/policies/rego", `{"language":"rego","rego":"package policies.rego\nallow := true\n"}`, 201)
+	call("PUT "+one, at, openapiCEL, 200)
+	call("PUT "+one, at, strings.Replace(openapiCEL, "true", "false", 1), 200)
+	call("PUT "+one, at, openapiBad, 400)
+	call("PUT "+one, at, openapiCEL, 412, "If-None-Match", "*")
+	call("GET /v1/policies", "/v1/policies?limit=1&offset=1", "", 200)
+	call("GET /v1/policies", "", "", 200)
+	call("GET "+one, at, "", 200)
+	call("GET "+one, at, "", 304, "If-None-Match", "*")
+	call("GET "+one, at, "", 412, "If-Match", `"x"`)
+	call("GET "+one+"/versions", at+"/versions", "", 200)
+	call("GET "+one+"/versions/{version}", at+"/versions/1", "", 200)
+	call("GET "+one+"/versions/{version}", at+"/versions/1", "", 304, "If-None-Match", "*")
+	call("GET "+one+"/versions/{version}", at+"/versions/1", "", 412, "If-Match", `"x"`)
+	call("GET "+one+"/versions/{version}", at+"/versions/9", "", 404)
+	call("POST "+one+"/rollback", at+"/rollback", `{"version":1}`, 200, "Idempotency-Key", "policies 2")
+	call("POST "+one+"/rollback", at+"/rollback", `{"version":2}`, 422, "Idempotency-Key", "policies 2")
+	call("POST "+one+"/rollback", at+"/rollback", `{"version":1}`, 412, "If-Match", `"x"`)
+	call("POST "+one+"/rollback", at+"/rollback", `{}`, 400)
+	q := openapiQuestion(`{"type":"user","id":"u"}`, "read", `{"type":"doc","id":"d"}`)
+	cases := `"cases":[{"name":"n","request":` + q + `,"scope_permits":true,"now":"2030-01-01T00:00:00Z","grants":[{"id":"g"}],"expect":{"decision":true,"rule":"a","obligations":[{"rate":1}]}},{"request":` + q + `,"expect":{"rule":null,"error":"error"}}]`
+	call("POST "+one+"/test", at+"/test", `{`+cases+`}`, 200)
+	call("POST "+one+"/test", at+"/test", `{"document":`+openapiCEL+`,`+cases+`}`, 200)
+	call("POST "+one+"/test", "/v1/policies/rego/test", `{`+cases+`}`, 200)
+	s.send(openapiCall{operation: "PATCH /v1/customers/{id}", path: "/v1/customers/acme", key: s.root, body: `{"default_policy":"rules"}`}, 200)
+	s.send(openapiCall{operation: "GET /v1/customers", key: s.root}, 200)
+	call("DELETE "+one, at, "", 409)
+	call("DELETE "+one, at, "", 412, "If-Match", `"x"`)
+	s.send(openapiCall{operation: "PATCH /v1/customers/{id}", path: "/v1/customers/acme", key: s.root, body: `{"default_policy":null}`}, 200)
+	call("DELETE "+one, at, "", 204)
+
+	s.bundled = true
+	call("PUT "+one, "/v1/policies/rego", openapiCEL, 400)
+	call("PUT "+one, at, openapiCEL, 409)
+	call("POST "+one+"/rollback", "/v1/policies/rego/rollback", `{"version":1}`, 409)
+	s.bundled = false
 }
 
 // refusals asks every operation for what all of them refuse alike.
