@@ -163,15 +163,13 @@ func mayPolicy(c *Caller, name, action string) error {
 	return latchkey.Errorf(latchkey.Forbidden, "scope_missing", "the key's policies scope does not permit to %s this policy", action)
 }
 
-var errPolicyNotFound = latchkey.Errorf(latchkey.NotFound, "policy_not_found", "there is no such policy")
-
 // Get returns a policy's latest version.
 func (s *Policies) Get(ctx context.Context, call Call, name string) (PolicyRecord, error) {
 	if err := s.MayRead(&call.Caller, name); err != nil {
 		return PolicyRecord{}, err
 	}
 	if !latchkey.ValidName(name) {
-		return PolicyRecord{}, errPolicyNotFound
+		return PolicyRecord{}, ErrPolicyNotFound()
 	}
 	return s.cfg.Record.Policy(ctx, call.Customer.ID, name)
 }
@@ -207,7 +205,7 @@ func (s *Policies) Versions(ctx context.Context, call Call, name string, limit, 
 		return nil, 0, err
 	}
 	if !latchkey.ValidName(name) {
-		return nil, 0, errPolicyNotFound
+		return nil, 0, ErrPolicyNotFound()
 	}
 	all, err := s.cfg.Record.PolicyVersions(ctx, call.Customer.ID, name)
 	return page(all, limit, offset), len(all), err
@@ -219,7 +217,7 @@ func (s *Policies) Version(ctx context.Context, call Call, name string, version 
 		return PolicyRecord{}, err
 	}
 	if !latchkey.ValidName(name) {
-		return PolicyRecord{}, errPolicyNotFound
+		return PolicyRecord{}, ErrPolicyNotFound()
 	}
 	return s.cfg.Record.PolicyVersion(ctx, call.Customer.ID, name, version)
 }
@@ -258,7 +256,7 @@ func (s *Policies) Put(ctx context.Context, call Call, d *policies.Document, con
 	}
 	absent := s.MayCreate(&call.Caller)
 	if absent != nil {
-		absent = errPolicyNotFound
+		absent = ErrPolicyNotFound()
 		if call.Customer.Policies.Snapshot().Policy(d.Name) == nil {
 			return p, false, absent
 		}
@@ -304,7 +302,7 @@ func (s *Policies) Rollback(ctx context.Context, call Call, name string, version
 		return p, err
 	}
 	if !latchkey.ValidName(name) {
-		return p, errPolicyNotFound
+		return p, ErrPolicyNotFound()
 	}
 	old, err := s.cfg.Record.PolicyVersion(ctx, call.Customer.ID, name, version)
 	if err != nil {
@@ -347,7 +345,7 @@ func (s *Policies) Delete(ctx context.Context, call Call, name string, cond Cond
 		return err
 	}
 	if !latchkey.ValidName(name) {
-		return errPolicyNotFound
+		return ErrPolicyNotFound()
 	}
 	return s.change(ctx, call, nil, func(tx Tx, _ *policies.Snapshot) (audit.Draft, func(*policies.Draft), error) {
 		had, err := tx.Policy(ctx, name)
@@ -384,7 +382,7 @@ func (s *Policies) Test(ctx context.Context, call Call, name string, d *policies
 	in := call.Customer.Policies.Snapshot()
 	if d == nil {
 		if t.Policy = in.Policy(name); t.Policy == nil {
-			return t, errPolicyNotFound
+			return t, ErrPolicyNotFound()
 		}
 	} else {
 		if t.Policy, err = s.compile(ctx, d); err != nil {
