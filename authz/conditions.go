@@ -66,7 +66,7 @@ func (t *Tags) match(current string, strong bool) bool {
 		return false
 	}
 	for _, other := range t.list {
-		if other.opaque == current && !(strong && other.weak) {
+		if other.opaque == current && (!strong || !other.weak) {
 			return true
 		}
 	}

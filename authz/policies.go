@@ -142,10 +142,13 @@ func (*Policies) MayCreate(c *Caller) error {
 	return mayPolicy(c, "any", "create")
 }
 
-// MayRead, MayUpdate and MayDelete refuse by the name alone, whether or not
-// there is such a policy.
-func (*Policies) MayRead(c *Caller, name string) error   { return mayPolicy(c, name, "read") }
+// MayRead refuses by the name alone, whether or not there is such a policy.
+func (*Policies) MayRead(c *Caller, name string) error { return mayPolicy(c, name, "read") }
+
+// MayUpdate is MayRead for a change.
 func (*Policies) MayUpdate(c *Caller, name string) error { return mayPolicy(c, name, "update") }
+
+// MayDelete is MayRead for the end.
 func (*Policies) MayDelete(c *Caller, name string) error { return mayPolicy(c, name, "delete") }
 
 // MayList refuses a caller that has no right to any policy.

@@ -517,7 +517,9 @@ func TestPolicies_DefaultAndDeleteDoNotPassEachOther(t *testing.T) {
 			}
 		})
 		wg.Wait()
-		if !(patched == 200 && deleted == 409 || patched == 400 && deleted == 204) {
+		switch [2]int{patched, deleted} {
+		case [2]int{200, 409}, [2]int{400, 204}:
+		default:
 			t.Fatalf("patched %d, deleted %d", patched, deleted)
 		}
 	}
@@ -671,7 +673,7 @@ func TestPolicies_TestRunsCasesAndPublishesNothing(t *testing.T) {
 		{`{"cases":{}}`, "wrong_type", "/cases"},
 		{`{"cases":[{"request":` + read + `,"expect":{}}]}`, "expects_nothing", "/cases/0/expect"},
 		{`{"cases":[{"request":` + read + `}]}`, "missing_member", "/cases/0/expect"},
-		{`{"cases":[{"request":` + read + `,"expect":{"decison":true}}]}`, "unknown_member", "/cases/0/expect/decison"},
+		{`{"cases":[{"request":` + read + `,"expect":{"decide":true}}]}`, "unknown_member", "/cases/0/expect/decide"},
 		{`{"cases":[{"request":` + read + `,"expect":{"error":"no"}}]}`, "unknown_failure", "/cases/0/expect/error"},
 		{`{"cases":[{"request":{"subject":{"type":"user"}},"expect":{"decision":true}}]}`, "missing_member", "/cases/0/request/subject/id"},
 		{`{"cases":[{"request":` + read + `,"now":"yesterday","expect":{"decision":true}}]}`, "invalid_time", "/cases/0/now"},

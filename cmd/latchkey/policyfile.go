@@ -103,7 +103,7 @@ func (f *sourceFile) node(pointer string) (_ *yaml.Node, exact bool) {
 
 // within finds a place in a scalar's text in the file.
 func (f *sourceFile) within(n *yaml.Node, line, column int) (int, int, bool) {
-	switch n.Style {
+	switch n.Style { //nolint:exhaustive // the others are not laid out as their text is
 	case yaml.LiteralStyle:
 		if n.Line > len(f.lines) || strings.ContainsAny(f.lines[n.Line-1][strings.LastIndexByte(f.lines[n.Line-1], '|')+1:], "123456789") {
 			return 0, 0, false
@@ -209,7 +209,7 @@ func (f *sourceFile) malformed(line int, detail string) error {
 // memory, are not.
 func (f *sourceFile) convert(b []byte, n *yaml.Node, pointer string) (_ []byte, err error) {
 	f.nodes[pointer] = n
-	switch n.Kind {
+	switch n.Kind { //nolint:exhaustive // an alias is refused below
 	case yaml.DocumentNode:
 		return f.convert(b, n.Content[0], pointer)
 	case yaml.SequenceNode:
