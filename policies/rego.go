@@ -80,16 +80,41 @@ func compileRego(d *Document) (program, Reads, error) {
 	return p, p.reads.public(), nil
 }
 
-// compileModules compiles a module with the library. Without types what calls a
-// function wrongly is found out by the call.
-func compileModules(module *ast.Module, typed bool) (*ast.Compiler, error) {
-	modules := map[string]*ast.Module{policyFile: module}
+// parsedLibrary is the library, parsed once; compilers are given copies.
+var parsedLibrary = sync.OnceValues(func() (map[string]*ast.Module, error) {
+	modules := map[string]*ast.Module{}
 	for name, source := range wholeLibrary() {
 		m, err := ast.ParseModuleWithOpts(name, source, ast.ParserOptions{RegoVersion: ast.RegoV1})
 		if err != nil {
 			return nil, latchkey.Errorf(latchkey.Internal, "internal", "the library does not parse").Because(err)
 		}
 		modules[name] = m
+	}
+	return modules, nil
+})
+
+// usesLibrary reports whether a module refers to data.latchkey, by import or in
+// place: compiling the library costs more than compiling most policies.
+func usesLibrary(module *ast.Module) (uses bool) {
+	ast.WalkRefs(module, func(r ast.Ref) bool {
+		uses = uses || len(r) > 1 && r[0].Equal(ast.DefaultRootDocument) && r[1].Value.Compare(ast.String("latchkey")) == 0
+		return uses
+	})
+	return uses
+}
+
+// compileModules compiles a module with the library, where it uses that.
+// Without types what calls a function wrongly is found out by the call.
+func compileModules(module *ast.Module, typed bool) (*ast.Compiler, error) {
+	modules := map[string]*ast.Module{policyFile: module}
+	if usesLibrary(module) {
+		library, err := parsedLibrary()
+		if err != nil {
+			return nil, err
+		}
+		for name, m := range library {
+			modules[name] = m.Copy()
+		}
 	}
 	capabilities := Capabilities()
 	capabilities.Builtins = append(capabilities.Builtins, setMember)
