@@ -30,7 +30,7 @@ var edges = map[string][]string{
 	"forward":  nil,
 
 	"store": {"authz", "audit", "scopes", "policies"},
-	"cache": {"authz"},
+	"cache": {"authz", "policies"},
 
 	"policies/bundle": {"policies", "audit", "scopes"},
 

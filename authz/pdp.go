@@ -25,6 +25,8 @@ type PDPConfig struct {
 	Auth  *Authenticator
 	// Metadata of keys, for policies that read it; without it they are denied.
 	Metadata *Metadata
+	// Properties are the stored ones, for policies that read them; nil: none are.
+	Properties PropertySource
 	// MaxStaleness is how long an answer may be reused at most.
 	MaxStaleness time.Duration
 	// Concurrency is how many evaluations of one customer's policies run at
@@ -222,11 +224,31 @@ func (p *PDP) evaluate(d *Decision, policy *policies.Policy, s *policies.Snapsho
 			}
 		}
 	}
+	p.lookUpProperties(in, policy.Reads, c, key)
 	if !c.turns.take(p.cfg.Concurrency) {
 		return policies.Result{}, &policies.EvaluationError{Failure: policies.Busy}
 	}
 	defer c.turns.give()
 	return policy.Evaluate(s, in)
+}
+
+// lookUpProperties finds what is stored of the subject and the resource, where
+// the policy reads it. An access key's are found by its id, however the request
+// names the key; key is nil for any other subject.
+func (p *PDP) lookUpProperties(in *policies.Input, reads policies.Reads, c *Customer, key *KeyState) {
+	if p.cfg.Properties == nil {
+		return
+	}
+	if reads.SubjectProperties {
+		id := in.Subject.ID
+		if key != nil {
+			id = key.ID.String()
+		}
+		in.Subject.Stored = p.cfg.Properties.Subject(c.ID, in.Subject.Type, id)
+	}
+	if reads.ResourceProperties {
+		in.Resource.Stored = p.cfg.Properties.Resource(c.ID, in.Resource.Type, in.Resource.ID)
+	}
 }
 
 // subject finds the key that the request is about, by its secret, its id or

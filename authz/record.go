@@ -49,6 +49,64 @@ type Record interface {
 	// WriteUses records last uses and re-made digests; a use older than the
 	// recorded one is left out.
 	WriteUses(ctx context.Context, uses []Use, digests []Rehash) error
+
+	DirectoryRecord
+}
+
+// DirectoryRecord is what the database tells of stored subjects, resources and
+// catalogues. Lists are in the order of type and id.
+type DirectoryRecord interface {
+	Subject(ctx context.Context, customer string, ref EntityRef) (SubjectRecord, bool, error)
+	Resource(ctx context.Context, customer string, ref EntityRef) (ResourceRecord, bool, error)
+	ResourceType(ctx context.Context, customer, typ string) (ResourceType, bool, error)
+	Subjects(ctx context.Context, q EntityQuery) ([]SubjectRecord, error)
+	Resources(ctx context.Context, q EntityQuery) ([]ResourceRecord, error)
+	ResourceTypes(ctx context.Context, q EntityQuery) ([]ResourceType, error)
+
+	// SubjectIDs and ResourceIDs return ids that come after the given one.
+	SubjectIDs(ctx context.Context, customer, typ, after string, limit int) ([]string, error)
+	ResourceIDs(ctx context.Context, customer, typ, after string, limit int) ([]string, error)
+	ActiveKeyIDs(ctx context.Context, q KeyCandidates) ([]string, error)
+
+	// EachSubject and EachResource go over those of all customers that have not
+	// ended; of a resource they give name and properties.
+	EachSubject(ctx context.Context, do func(customer string, r SubjectRecord) error) error
+	EachResource(ctx context.Context, do func(customer string, r ResourceRecord) error) error
+}
+
+// DirectoryTx is what a change may do to them, in the chain's customer.
+type DirectoryTx interface {
+	// UpsertSubjects and UpsertResources return what is stored, in the order of
+	// the updates.
+	UpsertSubjects(ctx context.Context, updates []SubjectUpdate) ([]SubjectRecord, error)
+	UpsertResources(ctx context.Context, updates []ResourceUpdate) ([]ResourceRecord, error)
+	SetResourceType(ctx context.Context, t ResourceType) error
+	// Deletions report whether there was anything to delete.
+	DeleteSubject(ctx context.Context, ref EntityRef) (bool, error)
+	DeleteResource(ctx context.Context, ref EntityRef) (bool, error)
+	DeleteResourceType(ctx context.Context, typ string) (bool, error)
+}
+
+// EntityQuery selects stored subjects, resources or catalogues of a customer.
+type EntityQuery struct {
+	Customer string
+	Type     string            // "" is every type
+	Prefix   string            // of the id, literally
+	Labels   map[string]string // of resources, exact
+	After    EntityRef         // the last one of the page before
+	Limit    int
+}
+
+// KeyCandidates selects the ids of a customer's active keys, in their order.
+type KeyCandidates struct {
+	Customer string
+	Now      latchkey.Instant
+	// HiddenNames is the mask of scope names that a key must not have, unless it
+	// is Own.
+	HiddenNames int64
+	Own         string
+	After       string
+	Limit       int
 }
 
 // Change names the transaction: which chain, by whom, when.
@@ -103,6 +161,8 @@ type Tx interface {
 
 	RootSecret(ctx context.Context) (KeySecret, bool, error)
 	SetRootSecret(ctx context.Context, s KeySecret, at latchkey.Instant) error
+
+	DirectoryTx
 
 	// Seq is the sequence number that the change has taken.
 	Seq() int64

@@ -103,6 +103,7 @@ func NewProperties(text string) (*Properties, error) {
 	if k := p.doc.Root().Kind(); k != strictjson.Object {
 		return nil, latchkey.InvalidFaults(latchkey.Fault{Code: "wrong_type", Detail: "want an object, got " + k.String()})
 	}
+	p.doc.Clip()
 	return p, nil
 }
 

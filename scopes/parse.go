@@ -169,7 +169,7 @@ func (r *reading) member(set *Set, name string, v strictjson.Value, at string) {
 	case name == AccessKeys:
 		set.sees = r.accessKeys(v, at)
 		set.given |= bit
-	case bit != 0 || validTypeName(name):
+	case bit != 0 || ValidTypeName(name):
 		entries := r.entries(v, name, at)
 		if len(entries) > 0 {
 			// Cloned, like every text below: the set must neither keep the whole
@@ -185,7 +185,9 @@ func (r *reading) member(set *Set, name string, v strictjson.Value, at string) {
 	}
 }
 
-func validTypeName(name string) bool {
+// ValidTypeName reports whether name may be a resource type: [a-z][a-z0-9_]{0,63},
+// not beginning with latchkey_.
+func ValidTypeName(name string) bool {
 	if name == "" || len(name) > MaxTypeName || name[0] < 'a' || name[0] > 'z' || strings.HasPrefix(name, "latchkey_") {
 		return false
 	}
@@ -316,13 +318,19 @@ func (r *reading) actions(v strictjson.Value, at string) []string {
 		switch name := e.Text(); {
 		case PermissionOf(name) != 0:
 			r.fault(at, "invalid_action", name+" is given by p only")
-		case name != "*" && (len(name) > MaxActionName || !latchkey.ValidName(name)):
+		case name != "*" && !ValidActionName(name):
 			r.fault(at, "invalid_action", `an action is "*" or a name ([A-Za-z0-9._:-], at most 64, first alphanumeric)`)
 		default:
 			list = append(list, name)
 		}
 	}
 	return list
+}
+
+// ValidActionName reports whether name may be an action: [A-Za-z0-9._:-], 1 to
+// 64 of them, the first alphanumeric.
+func ValidActionName(name string) bool {
+	return len(name) <= MaxActionName && latchkey.ValidName(name)
 }
 
 func (r *reading) restriction(v strictjson.Value, at string) *Restriction {

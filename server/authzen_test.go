@@ -10,9 +10,9 @@ import (
 func TestAuthZEN_RefusalsAreJSONStrings(t *testing.T) {
 	t.Parallel()
 	a := start(t)
-	k, mute := a.create(`{"decision":true}`), a.create(`{"search":true}`)
+	k, mute := a.create(`{"decision":true,"search":true}`), a.create(`{"audit_events":true}`)
 	ask := evaluation(subject(k.id), "read", "policies", "x")
-	for _, path := range []string{"/access/v1/evaluation", "/access/v1/evaluations"} {
+	for _, path := range []string{"/access/v1/evaluation", "/access/v1/evaluations", "/access/v1/search/subject", "/access/v1/search/resource", "/access/v1/search/action"} {
 		for _, tt := range []struct {
 			credential, body, contentType string
 			status                        int
@@ -24,6 +24,7 @@ func TestAuthZEN_RefusalsAreJSONStrings(t *testing.T) {
 			{k.secret, ask, "-", 415},
 			{k.secret, `{`, "application/json", 400},
 			{k.secret, `{}`, "application/json", 400},
+			{k.secret, `{"subject":"alice","action":{"name":"read"},"resource":{"type":"a","id":"b"}}`, "application/json", 400},
 			{k.secret, `{"` + k.secret + `":1,"` + k.secret + `":2}`, "application/json", 400},
 		} {
 			r := a.do("POST", path, tt.credential, tt.body, "Content-Type", tt.contentType, "X-Request-ID", "mine")
@@ -31,6 +32,11 @@ func TestAuthZEN_RefusalsAreJSONStrings(t *testing.T) {
 				r.text("@this") == "" || r.header.Get("X-Request-Id") != "mine" {
 				t.Errorf("%s: %d %v %s, want %d", path, r.status, r.header, r.body, tt.status)
 			}
+		}
+		w := a.dial() // with a length alone: what is too large is refused before it is sent
+		w.send("POST " + path + " HTTP/1.1\r\nHost: x\r\nX-Request-ID: mine\r\nContent-Type: application/json\r\nContent-Length: 2000000\r\n\r\n")
+		if status, header, body := w.answer(); status != 413 || gjson.Parse(body).Type != gjson.String || header.Get("X-Request-Id") != "mine" {
+			t.Errorf("%s: %d %v %s", path, status, header, body)
 		}
 		r := a.do("GET", path, k.secret, "").is(405)
 		if r.header.Get("Allow") != "POST" || gjson.Parse(r.body).Type != gjson.String {
@@ -62,7 +68,10 @@ func TestAuthZEN_MetadataComesFromTheConfiguration(t *testing.T) {
 		w.send("GET /.well-known/authzen-configuration HTTP/1.1\r\nHost: " + host + "\r\nX-Forwarded-Host: evil.example.com\r\n\r\n")
 		status, header, body := w.answer()
 		want := `{"policy_decision_point":"https://pdp.example.com","access_evaluation_endpoint":"https://pdp.example.com/access/v1/evaluation",` +
-			`"access_evaluations_endpoint":"https://pdp.example.com/access/v1/evaluations"}`
+			`"access_evaluations_endpoint":"https://pdp.example.com/access/v1/evaluations",` +
+			`"search_subject_endpoint":"https://pdp.example.com/access/v1/search/subject",` +
+			`"search_resource_endpoint":"https://pdp.example.com/access/v1/search/resource",` +
+			`"search_action_endpoint":"https://pdp.example.com/access/v1/search/action"}`
 		if status != 200 || body != want || header.Get("Content-Type") != "application/json" {
 			t.Errorf("%d %s\nwant %s", status, body, want)
 		}

@@ -11,6 +11,9 @@ import (
 // takes the subject's secret in place of its id; /access/v1 is AuthZEN's.
 type dialect struct {
 	strict bool
+	// searched is the member that a search asks for, as a pointer; only its type
+	// is read of it.
+	searched string
 }
 
 var (
@@ -78,8 +81,10 @@ func (d dialect) evaluation(q *authz.Request, item, defaults strictjson.Value, a
 	if authz.ConfusableSubject(q.Subject.Type) {
 		return faultAt(at+"/subject/type", "confusable_subject_type", `the type only looks like "access_key"`)
 	}
-	if err := d.action(&q.Action, action, place{at, "/action"}); err != nil {
-		return err
+	if d.searched != "/action" {
+		if err := d.action(&q.Action, action, place{at, "/action"}); err != nil {
+			return err
+		}
 	}
 	if err := d.entity(&q.Resource, resource, place{at, "/resource"}, nil); err != nil {
 		return err
@@ -117,6 +122,12 @@ func (d dialect) entity(e *authz.Entity, v strictjson.Value, at place, secret *s
 	}
 	if k := e.Properties.Kind(); k != strictjson.Object && k != strictjson.Missing {
 		return faultAt(at.String()+"/properties", "wrong_type", "want an object, got "+k.String())
+	}
+	if at.member == d.searched {
+		if e.Type == authz.SubjectAccessKey {
+			e.Properties = strictjson.Value{} // among them may be a secret, of a key that is not asked about
+		}
+		return nil
 	}
 	if secret != nil && e.Type == authz.SubjectAccessKey {
 		if key := e.Properties.Get("key"); key.Kind() != strictjson.Missing {

@@ -434,6 +434,10 @@ func (s *Server) authzenConfiguration(r *request) error {
 	b = strictjson.AppendString(b, s.cfg.PublicURL+"/access/v1/evaluation")
 	b = append(b, `,"access_evaluations_endpoint":`...)
 	b = strictjson.AppendString(b, s.cfg.PublicURL+"/access/v1/evaluations")
+	for _, searched := range [...]string{"subject", "resource", "action"} {
+		b = append(b, `,"search_`+searched+`_endpoint":`...)
+		b = strictjson.AppendString(b, s.cfg.PublicURL+"/access/v1/search/"+searched)
+	}
 	r.out = append(b, '}')
 	return r.json(fiber.StatusOK)
 }

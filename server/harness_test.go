@@ -82,6 +82,7 @@ type api struct {
 	dir      string
 	db       *store.DB
 	table    *cache.Table
+	entities *cache.Directory
 	auth     *authz.Authenticator
 	uses     *authz.Uses
 	refusals *authz.Refusals
@@ -173,7 +174,11 @@ func start(t testing.TB, change ...func(*options)) *api {
 	unusable, err := cfg.Policies.Load(ctx, at)
 	must(err)
 	a.unusable = len(unusable)
-	cfg.PDP = authz.NewPDP(authz.PDPConfig{Table: a.table, Auth: a.auth, Metadata: authz.NewMetadata(record, 16), MaxStaleness: 30 * time.Second, Concurrency: 2})
+	a.entities = cache.NewDirectory()
+	must(authz.LoadProperties(ctx, a.db, a.entities))
+	cfg.Directory = authz.NewDirectory(record, a.entities)
+	cfg.PDP = authz.NewPDP(authz.PDPConfig{Table: a.table, Auth: a.auth, Metadata: authz.NewMetadata(record, 16), Properties: a.entities, MaxStaleness: 30 * time.Second, Concurrency: 2})
+	cfg.Searcher = authz.NewSearcher(record, cfg.PDP)
 	o.sets.Record = record
 	cfg.Sets = authz.NewSets(o.sets)
 	cfg.Log = slog.New(slog.NewJSONHandler(a.log, &slog.HandlerOptions{Level: slog.LevelDebug}))
@@ -200,6 +205,7 @@ func start(t testing.TB, change ...func(*options)) *api {
 		if err := s.Shutdown(ctx); err != nil && !errors.Is(err, context.DeadlineExceeded) {
 			t.Errorf("shut down: %v", err)
 		}
+		_ = ln.Close() // one that was shut down before it began to serve has not closed it
 		if err := <-served; err != nil {
 			t.Errorf("serve: %v", err)
 		}

@@ -182,3 +182,18 @@ func TestReady_SaysSoWhenTheDatabaseDoesNotAnswer(t *testing.T) {
 		t.Errorf("%d %s", r.status, r.body)
 	}
 }
+
+// What a path names may be kept: it must not be a view of the connection's
+// buffer, which the next request on it writes over.
+func TestInput_ANameFromThePathOutlivesItsRequest(t *testing.T) {
+	t.Parallel()
+	a := start(t)
+	for range 8 {
+		a.do("PUT", "/v1/policies/first", a.root, `{"language":"cel","rules":[],"default":{"action":"allow"}}`).is(201)
+		a.do("PATCH", "/v1/customers/default", a.root, `{"default_policy":"first"}`).is(200)
+		a.do("POST", "/v1/access_keys/verify", a.root, `{"key":"something that is much longer than a policy's name"}`).is(200)
+		a.do("POST", "/decision/first", a.root, evaluation(`{"type":"user","id":"alice"}`, "read", "doc", "x")).is(200)
+		a.do("PATCH", "/v1/customers/default", a.root, `{"default_policy":null}`).is(200)
+		a.do("DELETE", "/v1/policies/first", a.root, "").is(204)
+	}
+}

@@ -87,15 +87,29 @@ func (s *Server) mount(app *fiber.App, rt *route) {
 		}
 		return nil
 	}
+	path := fiberPath(rt.path)
 	switch rt.method {
 	case anyMethod:
-		app.All(rt.path, handler)
+		app.All(path, handler)
 	case fiber.MethodGet: // the same without the body
-		app.Add(fiber.MethodHead, rt.path, handler)
+		app.Add(fiber.MethodHead, path, handler)
 		fallthrough
 	default:
-		app.Add(rt.method, rt.path, handler)
+		app.Add(rt.method, path, handler)
 	}
+}
+
+// fiberPath escapes a colon that begins no parameter, as in
+// /v1/resources:bulkUpdate.
+func fiberPath(path string) string {
+	var b []byte
+	for i := range len(path) {
+		if path[i] == ':' && path[i-1] != '/' {
+			b = append(b, '\\')
+		}
+		b = append(b, path[i])
+	}
+	return string(b)
 }
 
 func (r *request) run() (err error) {

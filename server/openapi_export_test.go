@@ -26,6 +26,9 @@ func openapiPath(path string) string {
 		switch c := path[i]; {
 		case c == '*':
 			b, open = append(b, "{path"...), true
+		case c == '\\': // of a colon that is no parameter's
+		case c == ':' && i > 0 && path[i-1] == '\\':
+			b = append(b, c)
 		case c == ':':
 			b, open = append(b, '{'), true
 		case c == '/' && open:

@@ -268,12 +268,15 @@ func startOpenAPI(t *testing.T, doc *openapiDocument, change func(*server.Config
 	s.root = made.Reveal()
 	must(s.db.Load(ctx, table, parser, peppers))
 	auth := authz.NewAuthenticator(table, peppers, root, authz.NewUses(s.db))
+	entities, pdp := cache.NewDirectory(), authz.NewPDP(authz.PDPConfig{Table: table, Auth: auth, MaxStaleness: 30 * time.Second})
 	cfg := server.Config{
 		Authenticator: auth,
+		Directory:     authz.NewDirectory(s.db, entities),
+		Searcher:      authz.NewSearcher(s.db, pdp),
 		Keys:          authz.NewKeys(authz.KeysConfig{Record: s.db, Table: table, Parser: parser, Peppers: peppers, Mode: authz.Live, MaxActive: 10}),
 		Customers:     authz.NewCustomers(s.db, table),
 		Policies:      authz.NewPolicies(authz.PoliciesConfig{Record: s.db, Table: table, Origin: func(string) string { return map[bool]string{true: "bundle"}[s.bundled] }}),
-		Root:          root, PDP: authz.NewPDP(authz.PDPConfig{Table: table, Auth: auth, MaxStaleness: 30 * time.Second}), Table: table, Parser: parser, Record: s.db, Events: s.db, Refusals: s.summed,
+		Root:          root, PDP: pdp, Table: table, Parser: parser, Record: s.db, Events: s.db, Refusals: s.summed,
 		Sets: authz.NewSets(authz.SetsConfig{Record: s.db}),
 		Log:  slog.New(slog.DiscardHandler), Registry: prometheus.NewRegistry(), Now: now,
 		PublicURL: "http://latchkey.example", NodeID: "openapi", SealKey: secrets.Seal, AuthFailureRate: 1000,
@@ -519,12 +522,15 @@ func TestOpenAPI_RepliesAreAsDocumented(t *testing.T) {
 	s.checkKeys(example, full)
 	s.sets(full)
 	s.policies()
+	s.directory(full)
+	s.searches(full)
 	s.refusals(map[string]string{
 		"/v1/access_keys/{id}": example.id, "/v1/access_keys/{id}/rotate": example.id, "/v1/access_keys/{id}/rego": example.id,
 		"/v1/customers/{id}": "acme", "/v1/auditing/{id}": event, "/decision/{policy}": "main",
-		"/v1/policies/{name}": "main", "/v1/policies/{name}/versions": "main", "/v1/policies/{name}/versions/{version}": "main",
+		"/v1/policies/{name}": "main", "/v1/policies/{name}/versions": "main", "/v1/policies/{name}/versions/{version}": "main/versions/1",
 		"/v1/policies/{name}/rollback": "main", "/v1/policies/{name}/test": "main",
-		"/v1/sets/{name}": "open", "/v1/sets/{name}/values": "open", "/v1/sets/{name}/values/{value}": "open",
+		"/v1/sets/{name}": "open", "/v1/sets/{name}/values": "open", "/v1/sets/{name}/values/{value}": "open/values/A",
+		"/v1/subjects/{type}/{id}": "user/alice", "/v1/resources/{kind}/{id}": "host/a", "/v1/resource_types/{type}": "host",
 	}, poor.secret)
 	s.forwards(full)
 	s.ends(example, full, poor)
@@ -830,7 +836,7 @@ func (s *openapiServer) refusals(values map[string]string, poor string) {
 			continue // what is asked there is an end client's request: see forwards
 		}
 		if value, ok := values[path]; ok {
-			path = path[:strings.Index(path, "{")] + value + path[strings.Index(path, "}")+1:]
+			path = path[:strings.Index(path, "{")] + value + path[strings.LastIndex(path, "}")+1:]
 		}
 		call := openapiCall{operation: op, path: path}
 		call.path += "?x=" + openapiToken
@@ -895,7 +901,7 @@ func (s *openapiServer) parameters(op string, refusal []byte) {
 		}
 		name := parameter["name"].(string)
 		if parameter["in"] == "query" {
-			documented = append(documented, strings.Replace(name, "metadata.username", "metadata.", 1))
+			documented = append(documented, strings.NewReplacer("metadata.username", "metadata.", "label.plan", "label.").Replace(name))
 		}
 	}
 	slices.Sort(known)
@@ -990,6 +996,61 @@ func (s *openapiServer) settings() {
 		for seen := range other.seen {
 			s.seen[seen] = true
 		}
+	}
+}
+
+func (s *openapiServer) directory(full openapiKey) {
+	s.t.Helper()
+	send := func(op, path, body string, want int) {
+		s.t.Helper()
+		s.send(openapiCall{operation: op, path: path, key: s.root, headers: openapiAcme, body: body}, want)
+	}
+	for _, list := range []struct{ name, kind, good, bad string }{
+		{"subjects", "type", `{"type":"user","id":"alice","properties":{"role":"x"}},{"type":"access_key","id":"` + full.id + `"},{"type":"user","id":"bob"}`, `{"type":"user"}`},
+		{"resources", "kind", `{"kind":"host","id":"a","displayName":"A","labels":{"plan":"pro"},"properties":{"n":1}},{"type":"host","id":"b"},{"kind":"doc","id":"/docs/1"}`, `{"kind":"host","id":"*"}`},
+	} {
+		bulk, all := "POST /v1/"+list.name+":bulkUpdate", "GET /v1/"+list.name
+		one := "/v1/" + list.name + "/{" + list.kind + "}/{id}"
+		send(bulk, "", `{"`+list.name+`":[`+list.good+`,`+list.bad+`]}`, 200)
+		send(bulk, "", `{"`+list.name+`":[]}`, 200)
+		send(bulk, "", `{}`, 400)
+		s.send(openapiCall{operation: bulk, key: s.root, body: `{"` + list.name + `":[]}`}, 400) // customer_required
+		send(all, "", "", 200)
+		page := s.send(openapiCall{operation: all, path: "/v1/" + list.name + "?limit=1", key: s.root, headers: openapiAcme}, 200)
+		send(all, "/v1/"+list.name+"?limit=1&prefix=b&"+list.kind+"=host&cursor="+openapiField(s.t, page, "next_cursor"), "", 200)
+		send(all, "/v1/"+list.name+"?limit=0", "", 400)
+		there := map[string]string{"subjects": "/v1/subjects/user/alice", "resources": "/v1/resources/host/a"}[list.name]
+		send("GET "+one, there, "", 200)
+		send("DELETE "+one, there, "", 204)
+		send("GET "+one, there, "", 404)
+		send("DELETE "+one, there, "", 404)
+		send("DELETE "+one, there+"?x=1", "", 400)
+	}
+	send("GET /v1/resources", "/v1/resources?label.plan=pro", "", 200)
+	const one = "/v1/resource_types/{type}"
+	send("PUT "+one, "/v1/resource_types/host", `{"type":"host","actions":["view","read"]}`, 200)
+	send("PUT "+one, "/v1/resource_types/host", `{"actions":[]}`, 400)
+	send("PUT "+one, "/v1/resource_types/gone", `{"actions":["a"]}`, 200)
+	send("GET "+one, "/v1/resource_types/gone", "", 200)
+	send("GET /v1/resource_types", "/v1/resource_types?limit=1", "", 200)
+	send("GET /v1/resource_types", "/v1/resource_types?limit=0", "", 400)
+	send("DELETE "+one, "/v1/resource_types/gone", "", 204)
+	send("DELETE "+one, "/v1/resource_types/gone", "", 404)
+	send("GET "+one, "/v1/resource_types/gone", "", 404)
+}
+
+func (s *openapiServer) searches(full openapiKey) {
+	s.t.Helper()
+	byID := `{"type":"access_key","id":"` + full.id + `"}`
+	for op, body := range map[string]string{
+		"POST /access/v1/search/subject":  `{"subject":{"type":"access_key"},"action":{"name":"read"},"resource":{"type":"doc","id":"/docs/1"}`,
+		"POST /access/v1/search/resource": `{"subject":` + byID + `,"action":{"name":"read"},"resource":{"type":"doc"}`,
+		"POST /access/v1/search/action":   `{"subject":` + byID + `,"resource":{"type":"doc","id":"/docs/1"}`,
+	} {
+		for _, page := range []string{``, `,"page":{}`, `,"page":{"limit":1},"more":1`} {
+			s.send(openapiCall{operation: op, key: full.secret, body: body + page + `}`}, 200)
+		}
+		s.send(openapiCall{operation: op, key: full.secret, body: body + `,"page":{"token":"x"}}`}, 400)
 	}
 }
 

@@ -54,7 +54,13 @@ func (r *request) reset() {
 	r.question, r.head, r.ended = authz.Request{}, head{}, nil
 	r.decision = authz.Decision{Reasons: r.decision.Reasons[:0]}
 	r.out = r.out[:0]
+	if cap(r.out) > keptBuffer { // a bulk call's
+		r.out, r.doc = nil, strictjson.Doc{}
+	}
 }
+
+// keptBuffer is up to which size a request's buffers serve the next one.
+const keptBuffer = 2 << 20
 
 // head is what every request may bring in its header, found in one pass. The
 // values are views of the connection's buffer.

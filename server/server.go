@@ -3,6 +3,7 @@ package server
 import (
 	"bytes"
 	"context"
+	"crypto/cipher"
 	"crypto/sha256"
 	"crypto/tls"
 	"errors"
@@ -33,6 +34,8 @@ type Config struct {
 	Policies      *authz.Policies
 	Sets          *authz.Sets
 	Root          *authz.RootKey
+	Directory     *authz.Directory
+	Searcher      *authz.Searcher
 	PDP           *authz.PDP
 	Table         authz.KeyTable
 	Parser        *scopes.Parser
@@ -103,7 +106,8 @@ type Server struct {
 	replays      inFlight
 	verify       chan struct{} // one verification of a chain at a time
 	exports      exports
-	pool         sync.Pool // *request
+	pages        cipher.AEAD // seals the tokens of pages
+	pool         sync.Pool   // *request
 }
 
 // New makes a server; Serve runs it.
@@ -119,6 +123,7 @@ func New(cfg Config) *Server {
 		failed:       newFailureLimiter(cfg.AuthFailureRate),
 		policyErrors: newFailureLimiter(1),
 		verify:       make(chan struct{}, 1),
+		pages:        pageSealer(cfg.SealKey),
 	}
 	s.pool.New = func() any { return &request{s: s} }
 	s.checks.New = func() any { return &checking{s: s} }
@@ -194,7 +199,7 @@ const (
 	decisionBody = 256 << 10
 	batchBody    = 1 << 20
 	policyBody   = 1 << 20
-	setBody      = 16 << 20
+	bulkBody     = 16 << 20 // sets and the directory
 )
 
 // bodyLimit sees the request target as it was sent, absolute form and query
@@ -220,8 +225,9 @@ func bodyLimit(uri []byte) int {
 		return batchBody
 	case target == "/v1/policies", strings.HasPrefix(target, "/v1/policies/"):
 		return policyBody
-	case target == "/v1/sets", strings.HasPrefix(target, "/v1/sets/"):
-		return setBody
+	case target == "/v1/sets", strings.HasPrefix(target, "/v1/sets/"),
+		target == "/v1/subjects:bulkUpdate", target == "/v1/resources:bulkUpdate":
+		return bulkBody
 	case target == "/decision", strings.HasPrefix(target, "/decision/"), strings.HasPrefix(target, "/access/v1/"):
 		return decisionBody
 	}

@@ -166,6 +166,7 @@ func fixedRootKey() (*authz.Token, error) {
 type node struct {
 	*base
 	table    *cache.Table
+	entities *cache.Directory
 	uses     *authz.Uses
 	refusals *authz.Refusals
 	anchored map[string]int64 // chain → the sequence number of its last anchor
@@ -203,7 +204,7 @@ func openNode(ctx context.Context, cmd *ServeCmd, with nodeConfig) (*node, error
 	if err != nil {
 		return nil, err
 	}
-	n := &node{base: b, table: &cache.Table{}, log: log, now: now, registry: prometheus.NewRegistry()}
+	n := &node{base: b, table: &cache.Table{}, entities: cache.NewDirectory(), log: log, now: now, registry: prometheus.NewRegistry()}
 	parser := scopes.NewParser(compiledRegexps)
 	n.parser = parser
 	n.waitFor("records are being loaded")
@@ -214,6 +215,8 @@ func openNode(ctx context.Context, cmd *ServeCmd, with nodeConfig) (*node, error
 	if publicURL == "" {
 		publicURL = with.baseURL
 	}
+	pdp := authz.NewPDP(authz.PDPConfig{Table: n.table, Auth: auth, Metadata: authz.NewMetadata(b.db, keptMetadata), Properties: n.entities,
+		MaxStaleness: cmd.MaxStaleness, Concurrency: atOnce(cmd.PolicyConcurrency)})
 	n.register(auth)
 	cfg := server.Config{
 		Authenticator: auth,
@@ -223,9 +226,10 @@ func openNode(ctx context.Context, cmd *ServeCmd, with nodeConfig) (*node, error
 		Policies:  n.policies,
 		Sets:      authz.NewSets(authz.SetsConfig{Record: b.db}),
 		Root:      b.root,
-		PDP: authz.NewPDP(authz.PDPConfig{Table: n.table, Auth: auth, Metadata: authz.NewMetadata(b.db, keptMetadata),
-			MaxStaleness: cmd.MaxStaleness, Concurrency: atOnce(cmd.PolicyConcurrency)}),
-		Table: n.table, Parser: parser, Record: b.db, Events: b.db, Refusals: n.refusals, Ready: n.ready,
+		Directory: authz.NewDirectory(b.db, n.entities),
+		Searcher:  authz.NewSearcher(b.db, pdp),
+		PDP:       pdp,
+		Table:     n.table, Parser: parser, Record: b.db, Events: b.db, Refusals: n.refusals, Ready: n.ready,
 		Log: log, Registry: n.registry, Now: now,
 		PublicURL: publicURL, NodeID: with.id, Tracer: with.tracer, SealKey: b.keyring.Seal,
 		TooManyKeysStatus: cmd.Compat.TooManyKeysStatus, TrustedProxies: cmd.TrustedProxies,
@@ -247,6 +251,9 @@ func openNode(ctx context.Context, cmd *ServeCmd, with nodeConfig) (*node, error
 func (n *node) load(ctx context.Context) error {
 	atStart := debug.SetGCPercent(400) // loading makes much that lives, and little garbage
 	if err := n.db.Load(ctx, n.table, n.parser, n.peppers); err != nil {
+		return err
+	}
+	if err := authz.LoadProperties(ctx, n.db, n.entities); err != nil {
 		return err
 	}
 	unusable, err := n.policies.Load(ctx, latchkey.InstantOf(n.now()))
@@ -295,6 +302,7 @@ func (n *node) register(auth *authz.Authenticator) {
 		n.registry.MustRegister(prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: name, Help: help}, value))
 	}
 	gauge("latchkey_keys", "Access keys held in memory, ended ones too.", func() float64 { return float64(n.table.Len()) })
+	gauge("latchkey_entities", "Subjects and resources with stored properties, held in memory.", func() float64 { return float64(n.entities.Len()) })
 	gauge("latchkey_key_lookups", "Look-ups of secrets in the key table since the start.", func() float64 { return float64(n.table.Lookups()) })
 	gauge("latchkey_tokens_refused_unread", "Tokens refused since the start for their form or checksum, with no look-up.", func() float64 { return float64(auth.RefusedUnread()) })
 	gauge("latchkey_uses_dropped", "Last uses of keys that went unrecorded since the start.", func() float64 { return float64(n.uses.Dropped()) })

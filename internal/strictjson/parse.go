@@ -85,6 +85,13 @@ func (d *Doc) Parse(src string) error {
 // Root returns the top value of the last successful Parse.
 func (d *Doc) Root() Value { return Value{d: d, at: 0} }
 
+// Clip lets go of the memory that parsing needed and reading does not, for a
+// Doc that is kept.
+func (d *Doc) Clip() {
+	d.nodes = append(make([]node, 0, len(d.nodes)), d.nodes...)
+	d.path = nil
+}
+
 func (d *Doc) failed() error { return latchkey.InvalidFaults(*d.fault) }
 
 func (d *Doc) fail(code, detail string) error {

@@ -1,0 +1,324 @@
+package authz
+
+import (
+	"context"
+	"slices"
+	"strconv"
+	"sync"
+
+	"github.com/latchkey-dev/latchkey"
+	"github.com/latchkey-dev/latchkey/audit"
+	"github.com/latchkey-dev/latchkey/internal/strictjson"
+	"github.com/latchkey-dev/latchkey/policies"
+	"github.com/latchkey-dev/latchkey/scopes"
+)
+
+// PropertySource finds stored properties in memory; nil where there are none.
+// No call waits for I/O, and all of them are safe for concurrent use.
+type PropertySource interface {
+	Subject(customer, typ, id string) *policies.Properties
+	Resource(customer, typ, id string) *policies.Properties
+}
+
+// PropertyTable is a PropertySource that is kept up to date; nil removes.
+// Implemented by cache.Directory.
+type PropertyTable interface {
+	PropertySource
+	SetSubject(customer string, ref EntityRef, p *policies.Properties)
+	SetResource(customer string, ref EntityRef, p *policies.Properties)
+}
+
+// Directory keeps what customers tell of their subjects and resources, and the
+// catalogues of actions. Policies see the properties, search goes through the
+// ids. Safe for concurrent use.
+type Directory struct {
+	record Record
+	table  PropertyTable
+	// turns holds a chan struct{} a customer: memory takes changes in the order
+	// in which the database did.
+	turns sync.Map
+}
+
+// NewDirectory makes the service.
+func NewDirectory(record Record, table PropertyTable) *Directory {
+	return &Directory{record: record, table: table}
+}
+
+// May allows root and keys with the scope resources_manage.
+func (*Directory) May(c *Caller) error {
+	if c.IsRoot() || c.Scopes().Has(scopes.ResourcesManage) {
+		return nil
+	}
+	return latchkey.Errorf(latchkey.Forbidden, "scope_missing", "the key lacks the scope resources_manage")
+}
+
+var (
+	errSubjectNotFound      = latchkey.Errorf(latchkey.NotFound, "subject_not_found", "there is no such subject")
+	errResourceNotFound     = latchkey.Errorf(latchkey.NotFound, "resource_not_found", "there is no such resource")
+	errResourceTypeNotFound = latchkey.Errorf(latchkey.NotFound, "resource_type_not_found", "there is no catalogue for this type")
+)
+
+// UpdateSubjects makes and changes subjects in the order given, all or none,
+// and returns what is stored then.
+func (d *Directory) UpdateSubjects(ctx context.Context, call Call, updates []SubjectUpdate) (stored []SubjectRecord, err error) {
+	refs := func() []EntityRef { return refsOf(updates, func(u *SubjectUpdate) EntityRef { return u.EntityRef }) }
+	err = d.change(ctx, call, "subject.bulk_update", "subject", refs, func(tx Tx) error {
+		stored, err = tx.UpsertSubjects(ctx, updates)
+		return err
+	}, func() error {
+		for i := range stored {
+			p, err := keptProperties(stored[i].Properties)
+			if err != nil {
+				return err
+			}
+			d.table.SetSubject(call.Customer.ID, stored[i].EntityRef, p)
+		}
+		return nil
+	})
+	return stored, err
+}
+
+// UpdateResources is UpdateSubjects for resources.
+func (d *Directory) UpdateResources(ctx context.Context, call Call, updates []ResourceUpdate) (stored []ResourceRecord, err error) {
+	refs := func() []EntityRef { return refsOf(updates, func(u *ResourceUpdate) EntityRef { return u.EntityRef }) }
+	err = d.change(ctx, call, "resource.bulk_update", "resource", refs, func(tx Tx) error {
+		stored, err = tx.UpsertResources(ctx, updates)
+		return err
+	}, func() error {
+		for i := range stored {
+			p, err := keptProperties(stored[i].Properties)
+			if err != nil {
+				return err
+			}
+			d.table.SetResource(call.Customer.ID, stored[i].EntityRef, p)
+		}
+		return nil
+	})
+	return stored, err
+}
+
+// DeleteSubject forgets a subject; NotFound when there is none.
+func (d *Directory) DeleteSubject(ctx context.Context, call Call, ref EntityRef) error {
+	return d.change(ctx, call, "subject.delete", "subject", one(ref), func(tx Tx) error {
+		return deleted(errSubjectNotFound)(tx.DeleteSubject(ctx, ref))
+	}, func() error {
+		d.table.SetSubject(call.Customer.ID, ref, nil)
+		return nil
+	})
+}
+
+// DeleteResource forgets a resource; NotFound when there is none.
+func (d *Directory) DeleteResource(ctx context.Context, call Call, ref EntityRef) error {
+	if err := d.May(&call.Caller); err != nil {
+		return err
+	}
+	if err := checkResource(ref, "path:id"); err != nil {
+		return err
+	}
+	return d.change(ctx, call, "resource.delete", "resource", one(ref), func(tx Tx) error {
+		return deleted(errResourceNotFound)(tx.DeleteResource(ctx, ref))
+	}, func() error {
+		d.table.SetResource(call.Customer.ID, ref, nil)
+		return nil
+	})
+}
+
+// SetResourceType replaces the catalogue of a type's actions.
+func (d *Directory) SetResourceType(ctx context.Context, call Call, t ResourceType) error {
+	return d.change(ctx, call, "resource_type.update", "resource_type", one(EntityRef{ID: t.Type}), func(tx Tx) error {
+		return tx.SetResourceType(ctx, t)
+	}, nil)
+}
+
+// DeleteResourceType forgets the catalogue of a type; NotFound when there is
+// none.
+func (d *Directory) DeleteResourceType(ctx context.Context, call Call, typ string) error {
+	return d.change(ctx, call, "resource_type.delete", "resource_type", one(EntityRef{ID: typ}), func(tx Tx) error {
+		return deleted(errResourceTypeNotFound)(tx.DeleteResourceType(ctx, typ))
+	}, nil)
+}
+
+// Subject returns one stored subject.
+func (d *Directory) Subject(ctx context.Context, call Call, ref EntityRef) (SubjectRecord, error) {
+	if err := d.May(&call.Caller); err != nil {
+		return SubjectRecord{}, err
+	}
+	r, found, err := d.record.Subject(ctx, call.Customer.ID, ref)
+	if err == nil && !found {
+		err = errSubjectNotFound
+	}
+	return r, err
+}
+
+// Resource returns one stored resource.
+func (d *Directory) Resource(ctx context.Context, call Call, ref EntityRef) (ResourceRecord, error) {
+	if err := d.May(&call.Caller); err != nil {
+		return ResourceRecord{}, err
+	}
+	if err := checkResource(ref, "path:id"); err != nil {
+		return ResourceRecord{}, err
+	}
+	r, found, err := d.record.Resource(ctx, call.Customer.ID, ref)
+	if err == nil && !found {
+		err = errResourceNotFound
+	}
+	return r, err
+}
+
+// ResourceType returns one catalogue.
+func (d *Directory) ResourceType(ctx context.Context, call Call, typ string) (ResourceType, error) {
+	if err := d.May(&call.Caller); err != nil {
+		return ResourceType{}, err
+	}
+	t, found, err := d.record.ResourceType(ctx, call.Customer.ID, typ)
+	if err == nil && !found {
+		err = errResourceTypeNotFound
+	}
+	return t, err
+}
+
+// Subjects returns a page of stored subjects, by type and id.
+func (d *Directory) Subjects(ctx context.Context, call Call, q EntityQuery) ([]SubjectRecord, error) {
+	if err := d.May(&call.Caller); err != nil {
+		return nil, err
+	}
+	q.Customer = call.Customer.ID
+	return d.record.Subjects(ctx, q)
+}
+
+// Resources returns a page of stored resources, by kind and id.
+func (d *Directory) Resources(ctx context.Context, call Call, q EntityQuery) ([]ResourceRecord, error) {
+	if err := d.May(&call.Caller); err != nil {
+		return nil, err
+	}
+	q.Customer = call.Customer.ID
+	return d.record.Resources(ctx, q)
+}
+
+// ResourceTypes returns a page of catalogues, by type.
+func (d *Directory) ResourceTypes(ctx context.Context, call Call, q EntityQuery) ([]ResourceType, error) {
+	if err := d.May(&call.Caller); err != nil {
+		return nil, err
+	}
+	q.Customer = call.Customer.ID
+	return d.record.ResourceTypes(ctx, q)
+}
+
+// change makes one change with one event, and then the same in memory.
+func (d *Directory) change(ctx context.Context, call Call, action, about string, refs func() []EntityRef, do func(Tx) error, apply func() error) error {
+	if err := d.May(&call.Caller); err != nil {
+		return err
+	}
+	turn, _ := d.turns.LoadOrStore(call.Customer.ID, make(chan struct{}, 1))
+	select {
+	case turn.(chan struct{}) <- struct{}{}:
+		defer func() { <-turn.(chan struct{}) }()
+	case <-ctx.Done():
+		return latchkey.Errorf(latchkey.Unavailable, "busy", "other changes of the directory are being made; try again")
+	}
+	err := d.record.Change(ctx, call.change(nil), func(tx Tx) (audit.Draft, error) {
+		if err := do(tx); err != nil {
+			return audit.Draft{}, err
+		}
+		list := refs()
+		draft := call.draft(action, audit.Resource{Type: about})
+		if len(list) == 1 {
+			draft.Resource.Name, draft.Resource.ID = list[0].Type, list[0].ID
+		}
+		draft.Changes = countAndNames(list)
+		return draft, nil
+	})
+	if err != nil || apply == nil {
+		return err
+	}
+	return apply()
+}
+
+// namedEntities is how many entities an event names.
+const namedEntities = 100
+
+// countAndNames tells which entities an event is about, not what of them was
+// changed: that may be anybody's personal data, and an event stays for ever.
+func countAndNames(refs []EntityRef) string {
+	b := strconv.AppendInt([]byte(`{"count":`), int64(len(refs)), 10)
+	b = append(b, `,"ids":[`...)
+	for i, ref := range refs[:min(len(refs), namedEntities)] {
+		if i > 0 {
+			b = append(b, ',')
+		}
+		name := ref.ID
+		if ref.Type != "" {
+			name = ref.Type + ":" + ref.ID
+		}
+		b = strictjson.AppendString(b, name)
+	}
+	return string(append(b, `]}`...))
+}
+
+func refsOf[T any](list []T, ref func(*T) EntityRef) []EntityRef {
+	refs := make([]EntityRef, len(list))
+	for i := range list {
+		refs[i] = ref(&list[i])
+	}
+	return refs
+}
+
+func one(ref EntityRef) func() []EntityRef { return func() []EntityRef { return []EntityRef{ref} } }
+
+func deleted(missing error) func(bool, error) error {
+	return func(found bool, err error) error {
+		if err == nil && !found {
+			return missing
+		}
+		return err
+	}
+}
+
+// keptProperties is what memory keeps of stored properties: nothing of an empty
+// object.
+func keptProperties(text string) (*policies.Properties, error) {
+	if text == "{}" {
+		return nil, nil
+	}
+	return policies.NewProperties(text)
+}
+
+// LoadProperties fills an empty table from the database.
+func LoadProperties(ctx context.Context, record DirectoryRecord, table PropertyTable) error {
+	err := record.EachSubject(ctx, func(customer string, r SubjectRecord) error {
+		p, err := keptProperties(r.Properties)
+		if p != nil {
+			table.SetSubject(customer, r.EntityRef, p)
+		}
+		return err
+	})
+	if err != nil {
+		return err
+	}
+	return record.EachResource(ctx, func(customer string, r ResourceRecord) error {
+		p, err := keptProperties(r.Properties)
+		if p != nil {
+			table.SetResource(customer, r.EntityRef, p)
+		}
+		return err
+	})
+}
+
+// builtinActions are the actions of a type without a catalogue.
+var builtinActions = []string{"create", "read", "update", "delete"}
+
+// customActions are the further action names that a key's entries of a type
+// spell out, in their order.
+func customActions(key *KeyState, typ string) (list []string) {
+	if key == nil {
+		return nil
+	}
+	for _, e := range key.Scopes.Entries(typ) {
+		for _, name := range e.Actions {
+			if name != "*" && !slices.Contains(list, name) {
+				list = append(list, name)
+			}
+		}
+	}
+	return list
+}

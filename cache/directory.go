@@ -1,0 +1,92 @@
+package cache
+
+import (
+	"hash/maphash"
+	"sync"
+	"unique"
+
+	"github.com/latchkey-dev/latchkey/authz"
+	"github.com/latchkey-dev/latchkey/policies"
+)
+
+// Directory holds the stored properties of subjects and resources of all
+// customers; an entity without any takes no memory. Properties never change: a
+// change puts others in their place, and who has read the old ones may go on
+// reading them. Safe for concurrent use.
+type Directory struct {
+	seed      maphash.Seed
+	subjects  [shards]entityShard
+	resources [shards]entityShard
+}
+
+var _ authz.PropertyTable = (*Directory)(nil)
+
+// NewDirectory makes an empty one.
+func NewDirectory() *Directory { return &Directory{seed: maphash.MakeSeed()} }
+
+type entity struct{ customer, typ, id string }
+
+type entityShard struct {
+	mu         sync.RWMutex
+	properties map[entity]*policies.Properties
+}
+
+func (d *Directory) find(among *[shards]entityShard, customer, typ, id string) (*entityShard, entity) {
+	// By the id alone: it is what spreads, whoever's it is.
+	return &among[maphash.String(d.seed, id)%shards], entity{customer, typ, id}
+}
+
+func (d *Directory) get(among *[shards]entityShard, customer, typ, id string) *policies.Properties {
+	shard, key := d.find(among, customer, typ, id)
+	shard.mu.RLock()
+	defer shard.mu.RUnlock()
+	return shard.properties[key]
+}
+
+func (d *Directory) set(among *[shards]entityShard, customer string, ref authz.EntityRef, p *policies.Properties) {
+	// Customers and types are few: all their keys share one text.
+	shard, key := d.find(among, unique.Make(customer).Value(), unique.Make(ref.Type).Value(), ref.ID)
+	shard.mu.Lock()
+	defer shard.mu.Unlock()
+	if p == nil {
+		delete(shard.properties, key)
+		return
+	}
+	if shard.properties == nil {
+		shard.properties = map[entity]*policies.Properties{}
+	}
+	shard.properties[key] = p
+}
+
+// Subject finds a subject's stored properties, nil when there are none.
+func (d *Directory) Subject(customer, typ, id string) *policies.Properties {
+	return d.get(&d.subjects, customer, typ, id)
+}
+
+// Resource finds a resource's stored properties, nil when there are none.
+func (d *Directory) Resource(customer, typ, id string) *policies.Properties {
+	return d.get(&d.resources, customer, typ, id)
+}
+
+// SetSubject puts p in the place of a subject's properties; nil removes them.
+func (d *Directory) SetSubject(customer string, ref authz.EntityRef, p *policies.Properties) {
+	d.set(&d.subjects, customer, ref, p)
+}
+
+// SetResource puts p in the place of a resource's properties; nil removes them.
+func (d *Directory) SetResource(customer string, ref authz.EntityRef, p *policies.Properties) {
+	d.set(&d.resources, customer, ref, p)
+}
+
+// Len counts the entities that have properties.
+func (d *Directory) Len() int {
+	n := 0
+	for _, among := range []*[shards]entityShard{&d.subjects, &d.resources} {
+		for i := range among {
+			among[i].mu.RLock()
+			n += len(among[i].properties)
+			among[i].mu.RUnlock()
+		}
+	}
+	return n
+}
