@@ -156,6 +156,17 @@ func (t *Table) Customers() int {
 	return n
 }
 
+// EachCustomer visits those that have not ended, in no order.
+func (t *Table) EachCustomer(visit func(*authz.Customer)) {
+	t.mu.RLock()
+	defer t.mu.RUnlock()
+	for _, c := range t.customers {
+		if !c.Deleted() {
+			visit(c)
+		}
+	}
+}
+
 // AddCustomer makes a customer known; a known one stays.
 func (t *Table) AddCustomer(c *authz.Customer) {
 	t.mu.Lock()

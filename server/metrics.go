@@ -86,6 +86,11 @@ func newMetrics(registry *prometheus.Registry) *metrics {
 	m.other = decisions.WithLabelValues("deny", "other")
 	m.forwards = prometheus.NewCounterVec(prometheus.CounterOpts{
 		Name: "latchkey_forward_answers_total", Help: "Answers to proxies, by the way they ask and the status they got."}, []string{"dialect", "status"})
+	for _, dialect := range []string{"nginx", "forwarded", "envoy", "grpc"} { // told from the start
+		for _, status := range []string{"200", "401", "403"} {
+			m.forwards.WithLabelValues(dialect, status)
+		}
+	}
 	registry.MustRegister(m.seconds, decisions, deciding, errors, m.forwards, m.authFailures, m.unrouted, m.panics)
 	return m
 }

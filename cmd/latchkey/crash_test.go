@@ -198,7 +198,7 @@ func TestServe_SaysSoWhenTheDataDirectoryCannotBeWritten(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
 	bin := filepath.Join(dir, "latchkey")
-	copyFile(t, bin)
+	copyProgram(t, bin)
 	data := filepath.Join(dir, "data")
 	if err := os.Mkdir(data, 0o555); err != nil {
 		t.Fatal(err)
@@ -221,18 +221,17 @@ func TestServe_SaysSoWhenTheDataDirectoryCannotBeWritten(t *testing.T) {
 }
 
 // copyFile copies the test binary to where another user can run it.
-func copyFile(t *testing.T, to string) {
+// copyProgram copies this program by another: a file that this process has open
+// for writing, however briefly, is inherited by children that tests start at the
+// same time, and cannot be run until they close it.
+func copyProgram(t *testing.T, to string) {
 	t.Helper()
 	exe, err := os.Executable()
 	if err != nil {
 		t.Fatal(err)
 	}
-	text, err := os.ReadFile(exe)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := os.WriteFile(to, text, 0o755); err != nil {
-		t.Fatal(err)
+	if out, err := exec.Command("cp", exe, to).CombinedOutput(); err != nil {
+		t.Fatalf("%v\n%s", err, out)
 	}
 }
 

@@ -27,6 +27,7 @@ import (
 	"github.com/latchkey-dev/latchkey/cache"
 	"github.com/latchkey-dev/latchkey/internal/keyring"
 	"github.com/latchkey-dev/latchkey/notify"
+	"github.com/latchkey-dev/latchkey/policies"
 	"github.com/latchkey-dev/latchkey/scopes"
 	"github.com/latchkey-dev/latchkey/server"
 	"github.com/latchkey-dev/latchkey/store"
@@ -297,7 +298,22 @@ func setHeadroom(chosen int) {
 	debug.SetGCPercent(int(100 * max(least, live/4) / live))
 }
 
+// eachSnapshot sums what is of every customer's snapshot in force.
+func (n *node) eachSnapshot(of func(*policies.Snapshot) float64, combine func(a, b float64) float64) func() float64 {
+	return func() float64 {
+		all := 0.0
+		n.table.EachCustomer(func(c *authz.Customer) { all = combine(all, of(c.Policies.Snapshot())) })
+		return all
+	}
+}
+
+func sum(a, b float64) float64   { return a + b }
+func later(a, b float64) float64 { return max(a, b) }
+
 func (n *node) register(auth *authz.Authenticator) {
+	counter := func(name, help string, value func() float64) {
+		n.registry.MustRegister(prometheus.NewCounterFunc(prometheus.CounterOpts{Name: name, Help: help}, value))
+	}
 	gauge := func(name, help string, value func() float64) {
 		n.registry.MustRegister(prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: name, Help: help}, value))
 	}
@@ -307,6 +323,14 @@ func (n *node) register(auth *authz.Authenticator) {
 	gauge("latchkey_tokens_refused_unread", "Tokens refused since the start for their form or checksum, with no look-up.", func() float64 { return float64(auth.RefusedUnread()) })
 	gauge("latchkey_uses_dropped", "Last uses of keys that went unrecorded since the start.", func() float64 { return float64(n.uses.Dropped()) })
 	gauge("latchkey_policies_unusable", "Stored policies that did not compile at the start; each denies whoever asks it.", func() float64 { return float64(n.unusable.Load()) })
+	gauge("latchkey_policies", "Policies in force.", n.eachSnapshot(func(s *policies.Snapshot) float64 { return float64(len(s.Policies())) }, sum))
+	gauge("latchkey_sets", "Sets in force.", n.eachSnapshot(func(s *policies.Snapshot) float64 { return float64(len(s.Sets())) }, sum))
+	gauge("latchkey_snapshot_revision", "Highest revision of a snapshot in force: the sequence number of the change that it holds.",
+		n.eachSnapshot(func(s *policies.Snapshot) float64 { return float64(s.Revision) }, later))
+	gauge("latchkey_snapshot_activated_timestamp_seconds", "When a snapshot was last put in force, in Unix time.",
+		n.eachSnapshot(func(s *policies.Snapshot) float64 { return float64(s.ActivatedAt) / 1e6 }, later))
+	counter("latchkey_memo_hits_total", "Evaluations of Rego policies that the memo answered.", func() float64 { hits, _ := policies.MemoStats(); return float64(hits) })
+	counter("latchkey_memo_misses_total", "Evaluations of Rego policies that the memo could have answered and did not.", func() float64 { _, misses := policies.MemoStats(); return float64(misses) })
 	gauge("latchkey_refusals_unrecorded", "Refusals since the start that could not be written to the audit trail.", func() float64 { return float64(n.refusals.Dropped()) })
 	n.registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 }

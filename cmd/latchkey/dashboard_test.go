@@ -1,0 +1,82 @@
+package main
+
+import (
+	"encoding/json"
+	"io"
+	"net/http"
+	"os"
+	"regexp"
+	"strings"
+	"testing"
+)
+
+// The dashboard may only ask for what a server tells.
+func TestDashboard_ShowsMetricsThatExist(t *testing.T) {
+	text, err := os.ReadFile("../../docs/grafana-dashboard.json")
+	if err != nil {
+		t.Fatal(err)
+	}
+	document, err := os.ReadFile("../../docs/observability.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var dashboard struct {
+		Panels []struct {
+			Title   string
+			Targets []struct{ Expr string }
+		}
+	}
+	if err := json.Unmarshal(text, &dashboard); err != nil {
+		t.Fatal(err)
+	}
+	private, err := freePort()
+	if err != nil {
+		t.Fatal(err)
+	}
+	p, err := startServer(t.TempDir(), nil, []string{"--private-listen", private, "--decision-log", "stdout"}, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = p.cmd.Process.Kill() }()
+	resp, err := http.Get("http://" + private + "/metrics")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	metrics, err := io.ReadAll(resp.Body)
+	if err != nil {
+		t.Fatal(err)
+	}
+	types := map[string]string{}
+	for _, m := range regexp.MustCompile(`(?m)^# TYPE (\S+) (\S+)$`).FindAllStringSubmatch(string(metrics), -1) {
+		types[m[1]] = m[2]
+	}
+	name, shown := regexp.MustCompile(`\b(?:latchkey|process|go)_[a-z_]+\b`), 0
+	for _, panel := range dashboard.Panels {
+		for _, target := range panel.Targets {
+			for _, metric := range name.FindAllString(target.Expr, -1) {
+				shown++
+				family := metric
+				for _, suffix := range []string{"_bucket", "_sum", "_count"} {
+					if base := strings.TrimSuffix(metric, suffix); types[base] == "histogram" {
+						family = base
+					}
+				}
+				if types[family] == "" {
+					t.Errorf("%q asks for %s, which the server does not tell", panel.Title, metric)
+				}
+			}
+		}
+	}
+	if shown < 20 {
+		t.Errorf("the dashboard asks for %d metrics only", shown)
+	}
+	for metric := range types {
+		if strings.HasPrefix(metric, "latchkey_") && !strings.Contains(string(text), metric) && metric != "latchkey_key_lookups" && metric != "latchkey_tokens_refused_unread" {
+			t.Errorf("the dashboard does not show %s", metric)
+		}
+		if strings.HasPrefix(metric, "latchkey_") && !strings.Contains(string(document), "`"+metric+"`") {
+			t.Errorf("docs/observability.md does not tell of %s", metric)
+		}
+	}
+}
