@@ -34,7 +34,7 @@ func compare(ctx context.Context, s settings, dir string) (_ *page, err error) {
 	}
 	var lines []benchmark
 	if s.pprof == "" {
-		if lines, err = goBenchmarks(ctx); err != nil {
+		if lines, err = goBenchmarks(ctx, benchmarked...); err != nil {
 			return nil, err
 		}
 	}

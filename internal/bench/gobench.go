@@ -23,9 +23,9 @@ var benchmarked = []string{"scopes", "authz", "internal/strictjson"}
 
 // goBenchmarks runs the packages' own benchmarks. A package that has none adds
 // nothing.
-func goBenchmarks(ctx context.Context) ([]benchmark, error) {
+func goBenchmarks(ctx context.Context, packages ...string) ([]benchmark, error) {
 	var all []benchmark
-	for _, pkg := range benchmarked {
+	for _, pkg := range packages {
 		progress("benchmarks of %s", pkg)
 		cmd := exec.CommandContext(ctx, "go", "test", "-run", "^$", "-bench", ".", "-benchmem", "-benchtime", "1s", "-count", "3", "-cpu", "1", "./"+pkg)
 		var stderr bytes.Buffer
@@ -95,6 +95,11 @@ var limits = []limit{
 	{"scope check", "scopes", "BenchmarkDecide", func(name string) bool { return strings.Contains(name, "names") }, 200, 0},
 	{"decision at 1,000 keys", "authz", "BenchmarkDecide", func(name string) bool { return !atAMillion(name) }, 1000, 4},
 	{"decision at 1,000,000 keys", "authz", "BenchmarkDecide", atAMillion, 1500, 4},
+}
+
+// policyLimits are those of the page about policies.
+var policyLimits = []limit{
+	{"membership in a set of a million values", "policies", "BenchmarkSet/contains", atAMillion, 1000, 0},
 }
 
 func atAMillion(name string) bool {

@@ -104,6 +104,12 @@ func comparePolicies(ctx context.Context, s settings, dir string) (_ *page, err 
 	if err := tools("wrk", "taskset"); err != nil {
 		return nil, err
 	}
+	results := &policyResults{}
+	if s.pprof == "" {
+		if results.lines, err = goBenchmarks(ctx, "policies"); err != nil {
+			return nil, err
+		}
+	}
 	var running []*process
 	defer func() {
 		for _, p := range running {
@@ -153,7 +159,7 @@ func comparePolicies(ctx context.Context, s settings, dir string) (_ *page, err 
 	if s.pprof != "" {
 		return nil, profile(ctx, s, l, with(&rego, "endless bodies", "in-order"))
 	}
-	results := &policyResults{answer: len(reply)}
+	results.answer = len(reply)
 	progress("a CEL policy of 20 rules")
 	if results.cel, err = inTurns(ctx, s, with(c, "rules", "random"), with(&cel, "rules", "random")); err != nil {
 		return nil, err

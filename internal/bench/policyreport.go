@@ -10,6 +10,7 @@ type policyResults struct {
 	answer                   int     // bytes of a CEL decision
 	cel, repeating, distinct *rounds // constant and latchkey; latchkey and OPA, twice
 	publishing               *published
+	lines                    []benchmark
 }
 
 func (p *policyResults) page() *page {
@@ -35,7 +36,7 @@ func (p *policyResults) page() *page {
 	at := func(list []sample) string {
 		return milliseconds(time.Duration(middle(list, func(s sample) float64 { return float64(s.p999) })))
 	}
-	return &page{
+	report := &page{
 		title: "Benchmarks of policies",
 		what: "What a decision by a customer's own policy costs, next to a handler that answers a constant and next to a stock Open Policy Agent\n" +
 			"with the same Rego. `make bench` measures it anew; `make bench WRITE=1` rewrites this page.",
@@ -60,4 +61,11 @@ func (p *policyResults) page() *page {
 			fmt.Sprintf("Publishing: the server has all cores, and the client shares them. In turns of %d s: at rest, and while one Rego policy of 200 is published ten times a second. The median of %d turns counts; a failed request would end the measurement.", publishingSeconds, len(p.publishing.rest)),
 		},
 	}
+	for _, l := range policyLimits {
+		report.goals = append(report.goals, l.goal(p.lines))
+	}
+	for _, b := range p.lines {
+		report.raw = append(report.raw, b.String())
+	}
+	return report
 }
