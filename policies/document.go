@@ -259,14 +259,14 @@ func (d *Document) AppendJSON(b []byte) []byte {
 		}
 		b = strictjson.AppendString(append(b, `{"label":`...), r.Label)
 		b = strictjson.AppendString(append(b, `,"match":`...), r.Match)
-		b = append(r.Outcome.append(append(b, ',')), '}')
+		b = append(r.appendMembers(append(b, ',')), '}')
 	}
-	b = d.Default.append(append(b, `],"default":{`...))
+	b = d.Default.appendMembers(append(b, `],"default":{`...))
 	return append(b, '}', '}')
 }
 
-// append appends the outcome's members without braces.
-func (o *Outcome) append(b []byte) []byte {
+// appendMembers appends the outcome's members without braces.
+func (o *Outcome) appendMembers(b []byte) []byte {
 	b = strictjson.AppendString(append(b, `"action":`...), o.Action)
 	switch {
 	case o.Action == "allow", o.Action == "deny":

@@ -77,7 +77,7 @@ func (e *Entity) Properties(yield func(string, strictjson.Value) bool) {
 		}
 	}
 	for name, v := range e.Stored.Value().Members() {
-		if e.Key && name == "metadata" || e.Given.Get(name).Kind() != strictjson.Missing && !(e.Key && name == "key") {
+		if e.Key && name == "metadata" || e.Given.Get(name).Kind() != strictjson.Missing && (!e.Key || name != "key") {
 			continue
 		}
 		if !yield(name, v) {

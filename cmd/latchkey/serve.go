@@ -182,7 +182,7 @@ func (cmd *ServeCmd) Run(ctx context.Context, std streams) (err error) {
 		baseURL = "http://localhost"
 	}
 	id := nodeID()
-	tracer, flush, err := cmd.Tracing.start(ctx, id)
+	tracer, flush, err := cmd.startTraces(ctx, id)
 	if err != nil {
 		return err
 	}

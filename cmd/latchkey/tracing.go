@@ -34,10 +34,10 @@ func (t *Tracing) validate() error {
 	return nil
 }
 
-// start begins to export; flush sends what waits and ends it. Without an
+// startTraces begins to export; flush sends what waits and ends it. Without an
 // endpoint the tracer is nil. A collector that is down loses spans, never
 // requests.
-func (t *Tracing) start(ctx context.Context, node string) (tracer trace.Tracer, flush func(context.Context) error, err error) {
+func (t *Tracing) startTraces(ctx context.Context, node string) (tracer trace.Tracer, flush func(context.Context) error, err error) {
 	if t.OTLPEndpoint == "" {
 		return nil, func(context.Context) error { return nil }, nil
 	}

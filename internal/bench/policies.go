@@ -43,7 +43,7 @@ type document struct {
 
 // documentQuestion makes the nth of ever different questions.
 func documentQuestion(n int) document {
-	r := rand.New(rand.NewPCG(5539, uint64(n))) //nolint:gosec // not a secret
+	r := rand.New(rand.NewPCG(5539, uint64(n)))
 	teams, roles := []string{"red", "blue", "green", "black"}, []string{"viewer", "commenter", "editor", "lead"}
 	actions := []string{"read", "comment", "update", "share", "delete"}
 	rights := map[string]int{"viewer": 1, "commenter": 2, "editor": 3, "lead": 5}
@@ -226,9 +226,9 @@ func writeDocuments(dir string) (map[string]string, error) {
 	for n := range distinctInputs {
 		add("rules", ruleQuestion(n))
 	}
-	zipf := rand.NewZipf(rand.New(rand.NewPCG(5539, 0)), 1.1, 1, distinctInputs-1) //nolint:gosec // not a secret
+	zipf := rand.NewZipf(rand.New(rand.NewPCG(5539, 0)), 1.1, 1, distinctInputs-1)
 	for range drawn {
-		body := documentQuestion(int(zipf.Uint64())).body() //nolint:gosec // below 10,000
+		body := documentQuestion(int(zipf.Uint64())).body()
 		add("repeating bodies", body)
 		add("repeating inputs", `{"input":`+body+`}`)
 	}
