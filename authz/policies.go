@@ -7,7 +7,6 @@ import (
 	"errors"
 	"runtime"
 	"strconv"
-	"strings"
 
 	"github.com/google/uuid"
 	"golang.org/x/sync/errgroup"
@@ -392,7 +391,7 @@ func (s *Policies) Test(ctx context.Context, call Call, name string, d *policies
 			return t, err
 		}
 		if missing := in.Missing(t.Policy); len(missing) > 0 {
-			return t, setsNotFound(d, missing)
+			return t, latchkey.InvalidFaults(t.Policy.MissingSets(missing)...)
 		}
 	}
 	done, err := s.turn(ctx)
@@ -436,7 +435,7 @@ func (s *Policies) turn(ctx context.Context) (done func(), err error) {
 func (s *Policies) publish(ctx context.Context, call Call, compiled *policies.Policy, result func() any, write func(Tx) (PolicyRecord, audit.Draft, error)) error {
 	return s.change(ctx, call, result, func(tx Tx, in *policies.Snapshot) (audit.Draft, func(*policies.Draft), error) {
 		if missing := in.Missing(compiled); len(missing) > 0 {
-			return audit.Draft{}, nil, setsNotFound(compiled.Document, missing)
+			return audit.Draft{}, nil, latchkey.InvalidFaults(compiled.MissingSets(missing)...)
 		}
 		p, draft, err := write(tx)
 		compiled.Version = p.Version // not in force yet: nobody else sees it
@@ -466,26 +465,6 @@ func (s *Policies) change(ctx context.Context, call Call, result func() any, do 
 		}
 		return in.Edit(seq, call.Now, edit), nil
 	})
-}
-
-// setsNotFound names the sets that a policy reads and that are not there, each
-// at the place that reads it as far as that can be told.
-func setsNotFound(d *policies.Document, missing []string) error {
-	var faults []latchkey.Fault
-	for _, name := range missing {
-		at := "/rego"
-		if d.Language == policies.CEL {
-			at = "/rules"
-			for i := range d.Rules {
-				if strings.Contains(d.Rules[i].Match, name) {
-					at = strictjson.PointerIndex("/rules", i) + "/match"
-					break
-				}
-			}
-		}
-		faults = append(faults, latchkey.Fault{Pointer: at, Code: "set_not_found", Detail: "there is no set " + name})
-	}
-	return latchkey.InvalidFaults(faults...)
 }
 
 // insert makes a policy's record.

@@ -37,7 +37,10 @@ type celProgram struct {
 	program cel.Program // nil without rules
 	tracked bool
 	infos   []*celast.SourceInfo // of each rule
+	sets    map[string]place
 }
+
+func (p *celProgram) setAt(name string) place { return p.sets[name] }
 
 func compileCEL(d *Document) (_ program, _ Reads, err error) {
 	defer func() {
@@ -57,7 +60,7 @@ func compileCEL(d *Document) (_ program, _ Reads, err error) {
 	if len(c.faults) > 0 {
 		return nil, Reads{}, latchkey.InvalidFaults(c.faults[:min(len(c.faults), celFaults)]...)
 	}
-	p := &celProgram{doc: d}
+	p := &celProgram{doc: d, sets: c.reads.sets}
 	if len(d.Rules) > 0 {
 		if err := p.compose(envs, c.asts); err != nil {
 			return nil, Reads{}, err

@@ -2,6 +2,7 @@ package policies
 
 import (
 	"errors"
+	"maps"
 	"slices"
 	"strconv"
 	"strings"
@@ -166,7 +167,8 @@ func (c *celCompiler) rule(pointer, text string) {
 		}
 		name := e.AsCall().Args()[0]
 		if text, ok := celText(name); ok {
-			c.reads.sets = append(c.reads.sets, text)
+			at := info.GetStartLocation(name.ID())
+			c.reads.set(text, place{pointer, at.Line(), at.Column() + 1})
 		} else {
 			c.fault(pointer, "set_name_not_literal", "the name of a set must be a string literal", info.GetStartLocation(name.ID()))
 		}
@@ -256,13 +258,21 @@ var celVariables = []string{"subject", "action", "resource", "context", "scope_p
 // celReads gathers what rules may look at.
 type celReads struct {
 	reads Reads
-	sets  []string
+	sets  map[string]place // where each is read first
 }
 
 func (r *celReads) done() Reads {
-	slices.Sort(r.sets)
-	r.reads.Sets = slices.Compact(r.sets)
+	r.reads.Sets = slices.Sorted(maps.Keys(r.sets))
 	return r.reads
+}
+
+func (r *celReads) set(name string, at place) {
+	if r.sets == nil {
+		r.sets = map[string]place{}
+	}
+	if _, earlier := r.sets[name]; !earlier {
+		r.sets[name] = at
+	}
 }
 
 // of walks an expression.

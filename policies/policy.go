@@ -49,6 +49,14 @@ type program interface {
 	evaluate(s *Snapshot, in *Input) (Result, error)
 	// trace tells of every rule, in order; nil where the language has none.
 	trace(s *Snapshot, in *Input) []Trace
+	// setAt is the place that reads a set first.
+	setAt(name string) place
+}
+
+// place is a place in a document: a pointer to a text, and where in it.
+type place struct {
+	pointer      string
+	line, column int // from 1
 }
 
 // Evaluate answers one question with the sets of s. It is bounded in time (50
@@ -58,6 +66,17 @@ func (p *Policy) Evaluate(s *Snapshot, in *Input) (Result, error) { return p.pro
 
 // Trace tells of every rule of a CEL policy, as Evaluate would look at them.
 func (p *Policy) Trace(s *Snapshot, in *Input) []Trace { return p.program.trace(s, in) }
+
+// MissingSets are the faults of a policy that reads sets that are not there,
+// each at the place that reads the set first.
+func (p *Policy) MissingSets(names []string) []latchkey.Fault {
+	faults := make([]latchkey.Fault, len(names))
+	for i, name := range names {
+		at := p.program.setAt(name)
+		faults[i] = latchkey.Fault{Pointer: at.pointer, Code: "set_not_found", Detail: "there is no set " + name, Line: at.line, Column: at.column}
+	}
+	return faults
+}
 
 // Failure says, for programs, why an evaluation failed.
 type Failure string
@@ -128,3 +147,5 @@ func (b broken) evaluate(*Snapshot, *Input) (Result, error) {
 }
 
 func (broken) trace(*Snapshot, *Input) []Trace { return nil }
+
+func (broken) setAt(string) place { return place{} }

@@ -48,6 +48,8 @@ type regoProgram struct {
 	reads    regoReads
 }
 
+func (p *regoProgram) setAt(name string) place { return p.reads.places[name] }
+
 var regoPrograms atomic.Uint64
 
 // answer is the variable of the query that takes the result.

@@ -1,6 +1,7 @@
 package policies
 
 import (
+	"maps"
 	"slices"
 
 	"github.com/open-policy-agent/opa/v1/ast"
@@ -12,6 +13,8 @@ type regoReads struct {
 	// under it: none is a beginning of another. An empty path is all of input.
 	paths [][]string
 	sets  []string
+	// places are where each of the sets is read first.
+	places map[string]place
 	// clock says that time.now_ns can be called.
 	clock bool
 	// unfit is why answers cannot be memoised, "" where they can.
@@ -26,7 +29,7 @@ var nowNanos = ast.MustParseRef("time.now_ns")
 // along counts with all that is under it. Input that a with replaced counts as
 // if it were the question.
 func readsOf(c *ast.Compiler) regoReads {
-	var r regoReads
+	r := regoReads{places: map[string]place{}}
 	seen := map[*ast.Module]bool{}
 	var visit func(*ast.Module)
 	var visitor *ast.GenericVisitor
@@ -35,7 +38,9 @@ func readsOf(c *ast.Compiler) regoReads {
 		case *ast.Expr:
 			if x.Operator().Equal(inSet) {
 				if name, ok := x.Operand(0).Value.(ast.String); ok {
-					r.sets = append(r.sets, string(name))
+					if _, earlier := r.places[string(name)]; !earlier {
+						r.places[string(name)] = place{"/rego", x.Location.Row, x.Location.Col}
+					}
 				}
 			}
 		case *ast.With:
@@ -87,8 +92,7 @@ func readsOf(c *ast.Compiler) regoReads {
 		}
 	}
 	visit(c.Modules[policyFile])
-	slices.Sort(r.sets)
-	r.sets = slices.Compact(r.sets)
+	r.sets = slices.Sorted(maps.Keys(r.places))
 	slices.SortFunc(r.paths, slices.Compare)
 	if r.timed() {
 		r.unfit = "time"

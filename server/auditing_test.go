@@ -93,7 +93,7 @@ func TestAudit_FiltersAndPages(t *testing.T) {
 	for query, want := range map[string]int{
 		"": 8, "limit=1000": 8, "limit=3": 3, "action=access_key.create": 7, "action=access_key.revoke": 1, "action=access_key": 0,
 		"actor=root": 7, "actor=" + revoked.id: 1, "resource_type=access_key": 8, "resource_type=customer": 0, "resource_name=key-3": 2,
-		"outcome=success": 8, "outcome=failure": 0, "request_id=r4": 1, "from=" + from: 5, "to=" + to: 6, "from=" + from + "&to=" + to: 3,
+		"outcome=success": 8, "outcome=refused": 0, "request_id=r4": 1, "from=" + from: 5, "to=" + to: 6, "from=" + from + "&to=" + to: 3,
 		"from=" + from + "&action=access_key.revoke": 1, "action=access_key.create&resource_name=key-3&actor=root": 1,
 	} {
 		if got := count(query); got != want {
@@ -127,7 +127,7 @@ func TestAudit_RefusesBadQueries(t *testing.T) {
 	a := start(t)
 	for query, code := range map[string]string{
 		"limit=0": "invalid_parameter", "limit=1001": "invalid_parameter", "from=yesterday": "invalid_parameter", "to=2026-01-01": "invalid_parameter",
-		"cursor=x": "invalid_cursor", "cursor=c2VxOi0x": "invalid_cursor", "cursor=": "invalid_cursor", "chain=default": "invalid_parameter", "colour=red": "unknown_parameter",
+		"cursor=x": "invalid_cursor", "outcome=failure": "invalid_parameter", "cursor=c2VxOi0x": "invalid_cursor", "cursor=": "invalid_cursor", "chain=default": "invalid_parameter", "colour=red": "unknown_parameter",
 		"action=a&action=b": "duplicate_parameter",
 	} {
 		a.do("GET", "/v1/auditing?"+query, a.root, "").refused(400, code)

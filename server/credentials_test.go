@@ -179,12 +179,12 @@ func TestRequestID_IsEchoedWhereWellFormedAndMadeWhereNot(t *testing.T) {
 	echoed := func(id string) string {
 		return a.do("GET", "/health/live", "", "", "X-Request-ID", id).header.Get("X-Request-Id")
 	}
-	for _, id := range []string{"a", "9f3-A_b.c", strings.Repeat("x", 128), k.handle} {
+	for _, id := range []string{"a", "9f3-A_b.c", "Root=1-67/a:b+c~", strings.Repeat("x", 128), k.handle} {
 		if got := echoed(id); got != id {
 			t.Errorf("%q came back as %q", id, got)
 		}
 	}
-	for _, id := range []string{"a b", "é", "a/b", strings.Repeat("x", 129), k.secret, "x" + a.root, `"`} {
+	for _, id := range []string{"a b", "é", `a\b`, strings.Repeat("x", 129), k.secret, "x" + a.root, `"`} {
 		if got := echoed(id); got == id || len(got) != 32 {
 			t.Errorf("%q came back as %q", id, got)
 		}

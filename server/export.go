@@ -27,7 +27,7 @@ func (r *request) eventQuery(more ...string) (*query, audit.Filter) {
 	return q, audit.Filter{
 		From: q.instant("from"), To: q.instant("to"),
 		Actor: q.values["actor"], Action: q.values["action"], ResourceType: q.values["resource_type"],
-		ResourceName: q.values["resource_name"], Outcome: q.values["outcome"], RequestID: q.values["request_id"],
+		ResourceName: q.values["resource_name"], Outcome: q.oneOf("outcome", "", "success", "refused"), RequestID: q.values["request_id"],
 	}
 }
 

@@ -370,8 +370,15 @@ func TestPolicies_WhatDoesNotCompileChangesNothing(t *testing.T) {
 		t.Errorf("no place: %s", rego.body)
 	}
 	a.do("POST", "/v1/policies", a.root, celPolicy("new", "nosuch")).is(400)
-	a.putPolicy("main", `in_set(\"nosuch\", subject.id)`).refused(400, "set_not_found", "/rules/0/match")
-	a.do("PUT", "/v1/policies/r", a.root, `{"language":"rego","rego":"package policies.r\nimport data.latchkey\nallow if latchkey.in_set(\"nosuch\", input.subject.id)\n"}`).refused(400, "set_not_found", "/rego")
+	// The place is the call's, not that of another text that has the name in it.
+	none := a.putPolicy("main", `subject.id == \"nosuch\" ||\n in_set(\"nosuch\", subject.id)`).refused(400, "set_not_found", "/rules/0/match")
+	if f := none.get("errors.0"); f.Get("line").Int() != 2 || f.Get("column").Int() != 9 {
+		t.Errorf("no place: %s", none.body)
+	}
+	none = a.do("PUT", "/v1/policies/r", a.root, `{"language":"rego","rego":"package policies.r\nimport data.latchkey\nallow if latchkey.in_set(\"nosuch\", input.subject.id)\n"}`).refused(400, "set_not_found", "/rego")
+	if f := none.get("errors.0"); f.Get("line").Int() != 3 || f.Get("column").Int() != 10 {
+		t.Errorf("no place: %s", none.body)
+	}
 	a.do("POST", "/v1/policies", a.root, celPolicy("key", "subject.id == '"+a.root+"'")).refused(400, "credential_in_document")
 	big := strings.Repeat("x", 33<<10)
 	two := `{"name":"big","language":"cel","rules":[{"label":"a","match":"'` + big + `' == subject.id","action":"allow"},{"label":"b","match":"'` + big + `' == subject.id","action":"allow"}],"default":{"action":"deny"}}`

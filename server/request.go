@@ -146,9 +146,7 @@ func validRequestID(id []byte) bool {
 		return false
 	}
 	for _, c := range id {
-		switch {
-		case '0' <= c && c <= '9', 'a' <= c && c <= 'z', 'A' <= c && c <= 'Z', c == '.', c == '_', c == '-':
-		default:
+		if c <= ' ' || c > '~' || c == '"' || c == '\\' {
 			return false
 		}
 	}
@@ -269,7 +267,7 @@ func (q *query) oneOf(name string, words ...string) string {
 			return text
 		}
 	}
-	q.fault(name, "invalid_parameter", "want one of "+strings.Join(words, ", "))
+	q.fault(name, "invalid_parameter", "want one of "+strings.TrimPrefix(strings.Join(words, ", "), ", "))
 	return words[0]
 }
 

@@ -99,10 +99,10 @@ func (r *request) page(v strictjson.Value, bound []byte) (authz.Page, error) {
 	}
 	if limit := v.Get("limit"); limit.Kind() != strictjson.Missing {
 		n, err := strconv.Atoi(limit.Raw())
-		if limit.Kind() != strictjson.Number || err != nil || n < 1 || n > maxPage {
-			return page, faultAt("/page/limit", "invalid_limit", "want an integer from 1 to "+strconv.Itoa(maxPage))
+		if limit.Kind() != strictjson.Number || err != nil || n < 1 {
+			return page, faultAt("/page/limit", "invalid_limit", "want an integer from 1")
 		}
-		page.Limit = n
+		page.Limit = min(n, maxPage) // a limit is what a page has at most
 	}
 	switch token := v.Get("token"); {
 	case token.Kind() == strictjson.Missing:

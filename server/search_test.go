@@ -154,6 +154,11 @@ func TestSearch_PagesHoldEverythingOnce(t *testing.T) {
 	if len(ids) != 1001 || ids[0] != "d0000" || ids[999] != "d0999" || ids[1000] != "d2199" || pages != 3 {
 		t.Errorf("%d ids on %d pages", len(ids), pages)
 	}
+	// A limit is what a page has at most: one that is larger than a page ever is
+	// gives pages of that size.
+	if r := ask(`{"limit":5000}`); r.get("results.#").Int() != 1000 || r.text("page.next_token") == "" {
+		t.Errorf("%s", r.get("page").Raw)
+	}
 	few := a.do("POST", "/access/v1/search/resource", k.secret, searchBody(subject(k.id), readAction, `{"type":"none"}`, `"page":{"limit":1}`)).is(200)
 	if few.body != `{"page":{"next_token":"","count":0,"total":0},"results":[]}` {
 		t.Error(few.body)
@@ -199,7 +204,7 @@ func TestSearch_ATokenIsForOneCallerAndOneQuestion(t *testing.T) {
 		"a page that is not": ask(k.secret, "resource", with(question, `[]`)),
 		"null as page":       ask(k.secret, "resource", with(question, `null`)),
 		"limit 0":            ask(k.secret, "resource", with(question, `{"limit":0}`)),
-		"limit 1001":         ask(k.secret, "resource", with(question, `{"limit":1001}`)),
+		"limit below 0":      ask(k.secret, "resource", with(question, `{"limit":-1}`)),
 		"limit 1.5":          ask(k.secret, "resource", with(question, `{"limit":1.5}`)),
 		"limit as text":      ask(k.secret, "resource", with(question, `{"limit":"5"}`)),
 	} {
