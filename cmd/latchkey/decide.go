@@ -20,7 +20,9 @@ type DecideCmd struct {
 	ID          string            `arg:"" help:"The resource's id."`
 	SubjectType string            `help:"The subject's type." default:"access_key"`
 	Property    map[string]string `help:"Properties of the resource, as texts."`
-	Explain     bool              `help:"Show every scope entry that was looked at."`
+	Context     map[string]string `help:"Members of the context, as texts."`
+	Policy      string            `help:"Policy to ask; the customer's default one where empty." placeholder:"NAME"`
+	Explain     bool              `help:"Show every scope entry and rule that was looked at."`
 }
 
 // errDenied is the exit code of a deny.
@@ -36,11 +38,18 @@ func (cmd *DecideCmd) Run(ctx context.Context, g *Globals, std streams) error {
 	if cmd.Explain {
 		path = "/decision/explain"
 	}
-	reply, err := cmd.call(ctx, http.MethodPost, path, map[string]any{
+	question := map[string]any{
 		"subject":  map[string]any{"type": cmd.SubjectType, "id": cmd.Subject},
 		"action":   map[string]any{"name": cmd.Action},
 		"resource": resource,
-	})
+	}
+	if len(cmd.Context) > 0 {
+		question["context"] = cmd.Context
+	}
+	if cmd.Policy != "" {
+		question["policy"] = cmd.Policy
+	}
+	reply, err := cmd.call(ctx, http.MethodPost, path, question)
 	if err != nil {
 		return err
 	}
@@ -67,20 +76,48 @@ func showDecision(std streams, reply gjson.Result) error {
 	answer := reply.Get("context")
 	fmt.Fprintf(std.out, "%s  (until %s)\n", answer.Get("action"), answer.Get("expires_at"))
 	for _, r := range answer.Get("reasons").Array() {
-		if r.Get("entry").Exists() {
+		switch {
+		case r.Get("entry").Exists():
 			fmt.Fprintf(std.out, "  %s: entry %s, selector %q permits %s\n", r.Get("code"), r.Get("entry"), r.Get("selector"), r.Get("permission"))
-			continue
+		case r.Get("source").String() == "policy":
+			fmt.Fprintf(std.out, "  %s: %s\n", r.Get("code"), policyReason(answer, r))
+		default:
+			fmt.Fprintf(std.out, "  %s\n", r.Get("code"))
 		}
-		fmt.Fprintf(std.out, "  %s\n", r.Get("code"))
 	}
 	explain := answer.Get("explain")
 	if !explain.Exists() {
 		return nil
 	}
-	rows := [][]string{{"  ENTRY", "SELECTOR", "PERMISSIONS", "SELECTOR MATCHES", "ACTION PERMITTED", "WHY"}}
-	for _, e := range explain.Get("entries").Array() {
-		rows = append(rows, []string{"  " + e.Get("entry").String(), e.Get("selector").String(), list(e.Get("permissions")),
-			strconv.FormatBool(e.Get("selector_matches").Bool()), strconv.FormatBool(e.Get("action_permitted").Bool()), e.Get("why").String()})
+	if entries := explain.Get("entries").Array(); len(entries) > 0 {
+		rows := [][]string{{"  ENTRY", "SELECTOR", "PERMISSIONS", "SELECTOR MATCHES", "ACTION PERMITTED", "WHY"}}
+		for _, e := range entries {
+			rows = append(rows, []string{"  " + e.Get("entry").String(), e.Get("selector").String(), list(e.Get("permissions")),
+				strconv.FormatBool(e.Get("selector_matches").Bool()), strconv.FormatBool(e.Get("action_permitted").Bool()), e.Get("why").String()})
+		}
+		if err := table(std.out, rows); err != nil {
+			return err
+		}
 	}
-	return table(std.out, rows)
+	if rules := explain.Get("policy.rules").Array(); len(rules) > 0 {
+		rows := [][]string{{"  RULE", "WHY"}}
+		for _, r := range rules {
+			rows = append(rows, []string{"  " + r.Get("rule").String(), r.Get("why").String()})
+		}
+		return table(std.out, rows)
+	}
+	return nil
+}
+
+// policyReason tells which policy answered, by which rule, and of an evaluation
+// that came to nothing why.
+func policyReason(answer, reason gjson.Result) string {
+	text := fmt.Sprintf("%s version %s", reason.Get("id"), answer.Get("policy.version"))
+	if rule := reason.Get("rule").String(); rule != "" {
+		text += fmt.Sprintf(", rule %q", rule)
+	}
+	if failure := reason.Get("failure").String(); failure != "" {
+		text += ": " + failure
+	}
+	return text
 }
