@@ -51,7 +51,7 @@ func ErrPolicyNotFound() *latchkey.Error {
 // key what its scopes permit, and any other subject what a live grant covers
 // (3-decisions, "How an answer is made").
 func (p *PDP) Decide(d *Decision, c *Customer, q *Request, now latchkey.Instant) error {
-	_, err := p.decide(d, c, q, now)
+	_, err := p.decide(d, c, q, now, nil)
 	return err
 }
 
@@ -75,14 +75,11 @@ func (p *PDP) Explain(d *Decision, caller *Caller, q *Request, now latchkey.Inst
 	}
 	var e Explanation
 	var err error
-	if e.Key, err = p.decide(d, caller.Customer, q, now); err != nil {
+	if e.Key, err = p.decide(d, caller.Customer, q, now, &e.Rules); err != nil {
 		return e, err
 	}
 	if e.Key != nil {
 		_, e.Entries = e.Key.Scopes.Explain(q.question())
-	}
-	if d.Policy != nil && (d.Failure == nil || d.Failure.Failure != policies.Busy) {
-		e.Rules = d.Policy.Trace(caller.Customer.Policies.Snapshot(), &d.input)
 	}
 	return e, nil
 }
@@ -97,8 +94,9 @@ func (p *PDP) mayExplain(caller *Caller, key *KeyState) bool {
 	return key == caller.Key || caller.Scopes().Sees(key.Scopes)
 }
 
-// decide returns the subject's key where it was found in force.
-func (p *PDP) decide(d *Decision, c *Customer, q *Request, now latchkey.Instant) (*KeyState, error) {
+// decide returns the subject's key where it was found in force. Where traces is
+// not nil it is given what became of the policy's rules.
+func (p *PDP) decide(d *Decision, c *Customer, q *Request, now latchkey.Instant, traces *[]policies.Trace) (*KeyState, error) {
 	d.begin(now.Add(p.cfg.MaxStaleness))
 	if c == nil {
 		d.deny(Reason{Code: KeyUnknown})
@@ -129,7 +127,7 @@ func (p *PDP) decide(d *Decision, c *Customer, q *Request, now latchkey.Instant)
 	}
 	switch {
 	case name != "":
-		p.ask(d, policy, name, snapshot, c, key, q, now)
+		p.ask(d, policy, name, snapshot, c, key, q, now, traces)
 	case key == nil:
 		d.deny(Reason{Code: NoGrant})
 	default:
@@ -158,9 +156,9 @@ func (d *Decision) ceiling(key *KeyState, q *Request) bool {
 
 // ask lets a policy decide within the ceiling. The policy may be nil: a default
 // that is not there denies, and nothing else answers in its place.
-func (p *PDP) ask(d *Decision, policy *policies.Policy, name string, s *policies.Snapshot, c *Customer, key *KeyState, q *Request, now latchkey.Instant) {
+func (p *PDP) ask(d *Decision, policy *policies.Policy, name string, s *policies.Snapshot, c *Customer, key *KeyState, q *Request, now latchkey.Instant, traces *[]policies.Trace) {
 	d.Policy = policy
-	result, err := p.evaluate(d, policy, s, c, key, q, now)
+	result, err := p.evaluate(d, policy, s, c, key, q, now, traces)
 	if err != nil {
 		if !errors.As(err, &d.Failure) {
 			d.Failure = &policies.EvaluationError{Failure: policies.Failed, Detail: err.Error()}
@@ -197,7 +195,7 @@ func (p *PDP) ask(d *Decision, policy *policies.Policy, name string, s *policies
 
 var errNoPolicy = &policies.EvaluationError{Failure: policies.Unusable, Detail: "the customer's default policy is not there"}
 
-func (p *PDP) evaluate(d *Decision, policy *policies.Policy, s *policies.Snapshot, c *Customer, key *KeyState, q *Request, now latchkey.Instant) (policies.Result, error) {
+func (p *PDP) evaluate(d *Decision, policy *policies.Policy, s *policies.Snapshot, c *Customer, key *KeyState, q *Request, now latchkey.Instant, traces *[]policies.Trace) (policies.Result, error) {
 	if policy == nil {
 		return policies.Result{}, errNoPolicy
 	}
@@ -229,7 +227,11 @@ func (p *PDP) evaluate(d *Decision, policy *policies.Policy, s *policies.Snapsho
 		return policies.Result{}, &policies.EvaluationError{Failure: policies.Busy}
 	}
 	defer c.turns.give()
-	return policy.Evaluate(s, in)
+	result, err := policy.Evaluate(s, in)
+	if traces != nil { // it costs as much again, so it is part of the turn
+		*traces = policy.Trace(s, in)
+	}
+	return result, err
 }
 
 // lookUpProperties finds what is stored of the subject and the resource, where

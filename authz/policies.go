@@ -7,6 +7,7 @@ import (
 	"errors"
 	"runtime"
 	"strconv"
+	"sync"
 
 	"github.com/google/uuid"
 	"golang.org/x/sync/errgroup"
@@ -29,9 +30,13 @@ const (
 // concurrent use; decisions never wait for it.
 type Policies struct {
 	cfg PoliciesConfig
-	// work bounds how many compilations and test runs go on at once, so that
-	// authors do not take the processors from decisions.
+	// work bounds how many compilations and test cases go on at once, so that
+	// authors do not take the processors from decisions. Who waits comes in
+	// order, and of one customer one at a time: authors of one customer, however
+	// many, do not keep those of another from publishing.
 	work chan struct{}
+	// authors holds a chan struct{} a customer, which lets one of its authors in.
+	authors sync.Map
 }
 
 // PoliciesConfig are the collaborators of Policies.
@@ -229,7 +234,7 @@ func (s *Policies) Create(ctx context.Context, call Call, d *policies.Document, 
 	if err := s.MayCreate(&call.Caller); err != nil {
 		return PolicyRecord{}, err
 	}
-	compiled, err := s.compile(ctx, d)
+	compiled, err := s.compile(ctx, call.Customer, d)
 	if err != nil {
 		return PolicyRecord{}, err
 	}
@@ -263,7 +268,7 @@ func (s *Policies) Put(ctx context.Context, call Call, d *policies.Document, con
 			return p, false, absent
 		}
 	}
-	compiled, err := s.compile(ctx, d)
+	compiled, err := s.compile(ctx, call.Customer, d)
 	if err != nil {
 		return p, false, err
 	}
@@ -318,7 +323,7 @@ func (s *Policies) Rollback(ctx context.Context, call Call, name string, version
 	if err != nil {
 		return p, err
 	}
-	compiled, err := s.compile(ctx, d)
+	compiled, err := s.compile(ctx, call.Customer, d)
 	if err != nil {
 		return p, err
 	}
@@ -387,33 +392,54 @@ func (s *Policies) Test(ctx context.Context, call Call, name string, d *policies
 			return t, ErrPolicyNotFound()
 		}
 	} else {
-		if t.Policy, err = s.compile(ctx, d); err != nil {
+		if t.Policy, err = s.compile(ctx, call.Customer, d); err != nil {
 			return t, err
 		}
 		if missing := in.Missing(t.Policy); len(missing) > 0 {
 			return t, latchkey.InvalidFaults(t.Policy.MissingSets(missing)...)
 		}
 	}
-	done, err := s.turn(ctx)
+	out, err := s.author(ctx, call.Customer)
 	if err != nil {
 		return t, err
 	}
-	defer done()
+	defer out()
 	t.Coverage = policies.CoverageOf(t.Policy.Document)
-	if t.Results, err = policies.Run(ctx, t.Policy, in, cases, &t.Coverage); err != nil {
+	for i := range cases { // each in a turn of its own: a run may take seconds
+		if err := s.testCase(ctx, &t, in, cases[i:i+1]); err != nil {
+			return t, err
+		}
+	}
+	return t, nil
+}
+
+func (s *Policies) testCase(ctx context.Context, t *PolicyTest, in *policies.Snapshot, one []policies.Case) error {
+	done, err := s.turn(ctx)
+	var results []policies.CaseResult
+	if err == nil {
+		defer done()
+		results, err = policies.Run(ctx, t.Policy, in, one, &t.Coverage)
+		t.Results = append(t.Results, results...)
+	}
+	if err != nil && len(t.Results) > 0 {
 		err = latchkey.Errorf(latchkey.Unavailable, "deadline_exceeded", "the cases took too long; send fewer at a time").Because(err)
 	}
-	return t, err
+	return err
 }
 
 // compile waits for its turn.
-func (s *Policies) compile(ctx context.Context, d *policies.Document) (*policies.Policy, error) {
+func (s *Policies) compile(ctx context.Context, c *Customer, d *policies.Document) (*policies.Policy, error) {
 	switch text := d.AppendJSON(nil); {
 	case len(text) > policies.MaxDocument:
 		return nil, latchkey.InvalidFaults(latchkey.Fault{Code: "document_too_large", Detail: "a document has at most " + strconv.Itoa(policies.MaxDocument) + " bytes"})
 	case ContainsToken(string(text)):
 		return nil, latchkey.InvalidFaults(latchkey.Fault{Code: "credential_in_document", Detail: "a document must not hold a credential; consider this one disclosed"})
 	}
+	out, err := s.author(ctx, c)
+	if err != nil {
+		return nil, err
+	}
+	defer out()
 	done, err := s.turn(ctx)
 	if err != nil {
 		return nil, err
@@ -422,13 +448,24 @@ func (s *Policies) compile(ctx context.Context, d *policies.Document) (*policies
 	return policies.Compile(d, 0)
 }
 
-func (s *Policies) turn(ctx context.Context) (done func(), err error) {
-	select {
-	case s.work <- struct{}{}:
-		return func() { <-s.work }, nil
-	case <-ctx.Done():
-		return nil, latchkey.Errorf(latchkey.Unavailable, "busy", "too many policies are being compiled or tested; try again").Because(ctx.Err())
+// author waits until none of the customer's other authors is at work.
+func (s *Policies) author(ctx context.Context, c *Customer) (out func(), err error) {
+	in, _ := s.authors.LoadOrStore(c.ID, make(chan struct{}, 1))
+	return wait(ctx, in.(chan struct{}))
+}
+
+// turn waits for a processor; who has it is an author.
+func (s *Policies) turn(ctx context.Context) (done func(), err error) { return wait(ctx, s.work) }
+
+func wait(ctx context.Context, slots chan struct{}) (done func(), err error) {
+	if ctx.Err() == nil { // else select may choose either
+		select {
+		case slots <- struct{}{}:
+			return func() { <-slots }, nil
+		case <-ctx.Done():
+		}
 	}
+	return nil, latchkey.Errorf(latchkey.Unavailable, "busy", "too many policies are being compiled or tested; try again").Because(ctx.Err())
 }
 
 // publish writes a version and puts it in force.
