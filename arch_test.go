@@ -36,7 +36,7 @@ var edges = map[string][]string{
 
 	"notify": {"audit"},
 
-	"server":          {"authz", "audit", "scopes", "policies", "forward"},
+	"server":          {"authz", "audit", "scopes", "policies", "forward", "policies/bundle"},
 	"server/extauthz": {"forward"},
 
 	"cmd/latchkey": {"scopes", "policies", "audit", "authz", "forward", "store", "cache", "notify", "policies/bundle", "server", "server/extauthz", "internal/keyring"},

@@ -19,11 +19,19 @@ const MaxMaxActiveKeys = 1_000_000
 type Customers struct {
 	record Record
 	table  KeyTable
+	origin Origin
 }
 
 // NewCustomers makes the service.
 func NewCustomers(record Record, table KeyTable) *Customers {
 	return &Customers{record: record, table: table}
+}
+
+// From says where customers' policies come from; it is called before any other
+// method, and returns s.
+func (s *Customers) From(origin Origin) *Customers {
+	s.origin = origin
+	return s
 }
 
 // May refuses everybody but root.
@@ -107,6 +115,9 @@ func (s *Customers) Patch(ctx context.Context, call Call, id string, p CustomerP
 	if customer == nil {
 		return c, errCustomerNotFound
 	}
+	if err := s.origin.writable(id); err != nil {
+		return c, err
+	}
 	name, said := *p.DefaultPolicy, `{"default_policy":null}`
 	if name != "" {
 		said = changes("default_policy", name)
@@ -123,6 +134,9 @@ func (s *Customers) Patch(ctx context.Context, call Call, id string, p CustomerP
 		})
 		if err != nil {
 			return nil, err
+		}
+		if in.Default == name {
+			return nil, nil
 		}
 		return in.Edit(seq, call.Now, func(d *policies.Draft) { d.SetDefault(name) }), nil
 	})

@@ -43,10 +43,20 @@ type Policies struct {
 type PoliciesConfig struct {
 	Record Record
 	Table  KeyTable
-	// Origin names where a customer's policies come from, when that is not this
-	// service ("bundle"): they cannot be written here then. "" and a nil Origin
-	// are this service.
-	Origin func(customer string) string
+	Origin Origin
+}
+
+// Origin names where a customer's policies and sets come from, when that is not
+// these services ("bundle"): they cannot be written here then. "" and a nil
+// Origin are these services.
+type Origin func(customer string) string
+
+func (o Origin) writable(customer string) error {
+	if o == nil || o(customer) == "" {
+		return nil
+	}
+	from := o(customer)
+	return latchkey.Errorf(latchkey.Conflict, "policies_from_"+from, "the customer's policies and sets come from a %s and cannot be written here", from)
 }
 
 // NewPolicies makes the service; Load gives customers their policies.
@@ -107,6 +117,9 @@ func (s *Policies) Load(ctx context.Context, now latchkey.Instant) ([]UnusablePo
 			if r.err != nil {
 				unusable = append(unusable, UnusablePolicy{c.Customer, c.Policies[j].Name, c.Policies[j].Version, r.err})
 			}
+		}
+		if s.cfg.Origin != nil && s.cfg.Origin(c.Customer) != "" {
+			continue // what is stored is not what decides
 		}
 		err := customer.Policies.Update(func(had *policies.Snapshot) (*policies.Snapshot, error) {
 			return had.Edit(c.Seq, now, func(d *policies.Draft) {
@@ -484,10 +497,8 @@ func (s *Policies) publish(ctx context.Context, call Call, compiled *policies.Po
 // customer's changes are made one by one, so that they take effect in the order
 // in which they were written.
 func (s *Policies) change(ctx context.Context, call Call, result func() any, do func(Tx, *policies.Snapshot) (audit.Draft, func(*policies.Draft), error)) error {
-	if s.cfg.Origin != nil {
-		if origin := s.cfg.Origin(call.Customer.ID); origin != "" {
-			return latchkey.Errorf(latchkey.Conflict, "policies_from_"+origin, "the customer's policies come from a %s and cannot be written here", origin)
-		}
+	if err := s.cfg.Origin.writable(call.Customer.ID); err != nil {
+		return err
 	}
 	return call.Customer.Policies.Update(func(in *policies.Snapshot) (*policies.Snapshot, error) {
 		var seq int64

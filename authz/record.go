@@ -213,7 +213,7 @@ type PolicyRecord struct {
 // CustomerPolicies are the latest versions of all policies of a customer.
 type CustomerPolicies struct {
 	Customer string
-	Seq      int64 // of the customer's last change
+	Seq      int64 // of the customer's last change to any of this, and to sets
 	Default  string
 	Policies []PolicyRecord
 }

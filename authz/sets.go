@@ -37,6 +37,7 @@ type Sets struct{ cfg SetsConfig }
 // SetsConfig are the collaborators and limits of Sets.
 type SetsConfig struct {
 	Record    Record
+	Origin    Origin
 	MaxSets   int // of a customer; default 1,000
 	MaxValues int // of a set; default 2,000,000
 }
@@ -286,6 +287,9 @@ type activation func(d *policies.Draft, was *policies.Set)
 // activate makes a change and puts it in force. Changes of a customer run one
 // at a time, so that what is in force is always what was written last.
 func (s *Sets) activate(ctx context.Context, call Call, c Change, do func(Tx, *policies.Snapshot) (audit.Draft, activation, error), name string) error {
+	if err := s.cfg.Origin.writable(call.Customer.ID); err != nil {
+		return err
+	}
 	return call.Customer.Policies.Update(func(now *policies.Snapshot) (*policies.Snapshot, error) {
 		var put activation
 		var seq int64

@@ -176,6 +176,25 @@ func parseBlock(v string) (netip.Prefix, ipForm, bool) {
 	return block, asBlock, err == nil && block == block.Masked()
 }
 
+// Values visits all values, in no particular order.
+func (s *Set) Values(visit func(value string) bool) {
+	switch s.Type {
+	case scopes.EntityUint:
+		s.numbers.Scan(func(n uint64) bool { return visit(strconv.FormatUint(n, 10)) })
+	case scopes.EntityIP:
+		for block, form := range s.blocks.All() {
+			if form&asAddress != 0 && !visit(block.Addr().String()) {
+				return
+			}
+			if form&asBlock != 0 && !visit(block.String()) {
+				return
+			}
+		}
+	default:
+		s.texts.Scan(func(t text) bool { return visit(t.value) })
+	}
+}
+
 // Len counts the values.
 func (s *Set) Len() int { return s.size }
 

@@ -13,7 +13,8 @@ import (
 // beside them. Immutable: a change makes another one, which shares all that
 // did not change. The zero Snapshot has no policies.
 type Snapshot struct {
-	// Revision is the sequence number of the customer's change that it holds.
+	// Revision is the sequence number of the customer's last change to what is
+	// here; it is the same again after a restart.
 	Revision int64
 	// ActivatedAt is when it became the one in force.
 	ActivatedAt latchkey.Instant
@@ -112,6 +113,9 @@ func (d *Draft) SetDefault(name string) { d.next.Default = name }
 type Live struct {
 	mu      sync.Mutex
 	current atomic.Pointer[Snapshot]
+
+	waiting sync.Mutex
+	changed chan struct{} // nil while nobody waits
 }
 
 var empty Snapshot
@@ -134,6 +138,27 @@ func (l *Live) Update(next func(*Snapshot) (*Snapshot, error)) error {
 	s, err := next(l.Snapshot())
 	if err == nil && s != nil {
 		l.current.Store(s)
+		l.wake()
 	}
 	return err
+}
+
+// Changed returns a channel that is closed by the next change. Who takes it
+// before the snapshot misses none.
+func (l *Live) Changed() <-chan struct{} {
+	l.waiting.Lock()
+	defer l.waiting.Unlock()
+	if l.changed == nil {
+		l.changed = make(chan struct{})
+	}
+	return l.changed
+}
+
+func (l *Live) wake() {
+	l.waiting.Lock()
+	defer l.waiting.Unlock()
+	if l.changed != nil {
+		close(l.changed)
+		l.changed = nil
+	}
 }

@@ -42,10 +42,16 @@ func (r *request) notReady(waiting string) error {
 	return r.json(http.StatusOK)
 }
 
-// ready answers 200 while decisions can be made and changes recorded.
+// ready answers 200 while decisions can be made, by every customer's own
+// policies, and changes recorded.
 func (s *Server) ready(r *request) error {
 	if waiting := s.waiting(); waiting != "" {
 		return errNotReady(waiting)
+	}
+	if s.cfg.Bundles != nil {
+		if name := s.cfg.Bundles.Pending(); name != "" {
+			return errNotReady("the bundle " + name + " has not come into force yet")
+		}
 	}
 	ctx, cancel := r.context()
 	defer cancel()

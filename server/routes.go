@@ -56,6 +56,9 @@ func (s *Server) routes() {
 		{method: http.MethodPost, path: "/v1/policies/:name/rollback", action: "policy.rollback", change: true, body: jsonBody, may: anyone, named: s.cfg.Policies.MayUpdate, handle: s.rollbackPolicy},
 		{method: http.MethodPost, path: "/v1/policies/:name/test", action: "policy.test", body: jsonBody, may: anyone, named: s.cfg.Policies.MayRead, handle: s.testPolicy},
 
+		{method: http.MethodGet, path: "/v1/bundles", may: mayListBundles, handle: s.listBundles},
+		{method: http.MethodGet, path: "/v1/bundles/:name", query: true, system: true, may: anyone, named: mayReadBundle, handle: s.getBundle},
+
 		{method: http.MethodPost, path: "/v1/customers", system: true, body: jsonBody, may: s.cfg.Customers.May, handle: s.createCustomer},
 		{method: http.MethodGet, path: "/v1/customers", query: true, system: true, may: s.cfg.Customers.May, handle: s.listCustomers},
 		{method: http.MethodGet, path: "/v1/customers/:id", system: true, may: s.cfg.Customers.May, handle: s.getCustomer},

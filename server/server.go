@@ -22,6 +22,7 @@ import (
 	"github.com/latchkey-dev/latchkey/audit"
 	"github.com/latchkey-dev/latchkey/authz"
 	"github.com/latchkey-dev/latchkey/forward"
+	"github.com/latchkey-dev/latchkey/policies/bundle"
 	"github.com/latchkey-dev/latchkey/scopes"
 )
 
@@ -46,6 +47,11 @@ type Config struct {
 	Log           *slog.Logger
 	Registry      *prometheus.Registry
 	Now           func() time.Time
+	// Bundles are those that customers' policies come from; nil for none.
+	Bundles PulledBundles
+	// BundleSigner signs the bundles that the server offers; without it only
+	// unsigned ones can be had.
+	BundleSigner *bundle.Signer
 	// Tracer makes a span a request; nil makes none.
 	Tracer trace.Tracer
 
@@ -107,7 +113,10 @@ type Server struct {
 	verify       chan struct{} // one verification of a chain at a time
 	exports      exports
 	pages        cipher.AEAD // seals the tokens of pages
-	pool         sync.Pool   // *request
+	bundles      *bundles
+	stopping     chan struct{} // closed when requests that wait must end
+	stop         sync.Once
+	pool         sync.Pool // *request
 }
 
 // New makes a server; Serve runs it.
@@ -124,6 +133,8 @@ func New(cfg Config) *Server {
 		policyErrors: newFailureLimiter(1),
 		verify:       make(chan struct{}, 1),
 		pages:        pageSealer(cfg.SealKey),
+		bundles:      newBundles(cfg.BundleSigner),
+		stopping:     make(chan struct{}),
 	}
 	s.pool.New = func() any { return &request{s: s} }
 	s.checks.New = func() any { return &checking{s: s} }
@@ -190,6 +201,7 @@ func (s *Server) timed(ln net.Listener) net.Listener {
 // Shutdown stops taking connections and waits for the requests that run, until
 // ctx ends.
 func (s *Server) Shutdown(ctx context.Context) error {
+	s.stop.Do(func() { close(s.stopping) })
 	return errors.Join(s.app.ShutdownWithContext(ctx), s.bound.shutdown(ctx))
 }
 

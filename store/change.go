@@ -17,6 +17,8 @@ type tx struct {
 	*sql.Tx
 	chain string
 	seq   int64
+	// decides says that the change is to what the customer decides by.
+	decides bool
 }
 
 var _ authz.Tx = (*tx)(nil)
@@ -56,6 +58,11 @@ func (db *DB) Change(ctx context.Context, c authz.Change, do func(authz.Tx) (aud
 	draft, err := do(t)
 	if err != nil {
 		return err
+	}
+	if t.decides {
+		if _, err := t.ExecContext(ctx, `UPDATE customers SET policies_seq = seq WHERE id = $1`, t.chain); err != nil {
+			return fmt.Errorf("note a change to the policies of %s: %w", t.chain, err)
+		}
 	}
 	if err := t.writeEvent(ctx, draft, db.mac); err != nil {
 		return err

@@ -79,7 +79,8 @@ func (t *tx) InsertCustomer(ctx context.Context, c authz.CustomerRecord) error {
 }
 
 func (t *tx) UpdateCustomer(ctx context.Context, c authz.CustomerRecord) error {
-	_, err := t.ExecContext(ctx, `UPDATE customers SET name = $2, max_active_keys = $3, default_policy = $4, deleted_at = $5 WHERE id = $1`,
+	_, err := t.ExecContext(ctx, `UPDATE customers SET name = $2, max_active_keys = $3, deleted_at = $5,
+		policies_seq = CASE WHEN default_policy = $4 THEN policies_seq ELSE seq END, default_policy = $4 WHERE id = $1`,
 		c.ID, c.Name, c.MaxActiveKeys, c.DefaultPolicy, int64(c.DeletedAt))
 	if err != nil {
 		return fmt.Errorf("update customer %s: %w", c.ID, err)

@@ -7,8 +7,10 @@ import (
 
 	"golang.org/x/sync/errgroup"
 
+	"github.com/latchkey-dev/latchkey"
 	"github.com/latchkey-dev/latchkey/audit"
 	"github.com/latchkey-dev/latchkey/authz"
+	"github.com/latchkey-dev/latchkey/policies"
 	"github.com/latchkey-dev/latchkey/scopes"
 )
 
@@ -98,15 +100,30 @@ func (db *DB) loadKeys(ctx context.Context, table authz.KeyTable, parser *scopes
 }
 
 func (db *DB) loadCustomers(ctx context.Context, table authz.KeyTable) error {
-	found, err := db.read.QueryContext(ctx, `SELECT `+customerColumns+` FROM customers WHERE id <> $1`, audit.SystemChain)
-	list, err := collect(found, err, scanCustomer)
+	type row struct {
+		id        string
+		deletedAt latchkey.Instant
+		seq       int64
+	}
+	found, err := db.read.QueryContext(ctx, `SELECT id, deleted_at, policies_seq FROM customers WHERE id <> $1`, audit.SystemChain)
+	list, err := collect(found, err, func(s scanner) (r row, err error) {
+		err = s.Scan(&r.id, (*int64)(&r.deletedAt), &r.seq)
+		return r, err
+	})
 	if err != nil {
 		return err
 	}
-	for _, record := range list {
-		c := &authz.Customer{ID: record.ID}
-		if record.Ended() {
+	for _, r := range list {
+		c := &authz.Customer{ID: r.id}
+		if r.deletedAt != latchkey.Never {
 			c.Delete()
+		}
+		// A bundle of before the restart is one of now, even where nothing is left.
+		err := c.Policies.Update(func(s *policies.Snapshot) (*policies.Snapshot, error) {
+			return s.Edit(r.seq, 0, func(*policies.Draft) {}), nil
+		})
+		if err != nil {
+			return err
 		}
 		table.AddCustomer(c)
 	}

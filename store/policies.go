@@ -104,7 +104,7 @@ func (db *DB) loadPolicies(ctx context.Context) ([]authz.CustomerPolicies, error
 		return nil, err
 	}
 	defer snapshot.Rollback() //nolint:errcheck // it only reads
-	found, err := snapshot.QueryContext(ctx, `SELECT c.id, c.seq, c.default_policy FROM customers c
+	found, err := snapshot.QueryContext(ctx, `SELECT c.id, c.policies_seq, c.default_policy FROM customers c
 		WHERE c.deleted_at = $1 AND (c.default_policy <> '' OR EXISTS (SELECT 1 FROM policies p WHERE p.customer_id = c.id))`, int64(latchkey.Never))
 	list, err := collect(found, err, func(row scanner) (c authz.CustomerPolicies, err error) {
 		err = row.Scan(&c.Customer, &c.Seq, &c.Default)
@@ -148,6 +148,7 @@ func (t *tx) CountPolicies(ctx context.Context) (n int, err error) {
 }
 
 func (t *tx) InsertPolicy(ctx context.Context, p authz.PolicyRecord) error {
+	t.decides = true
 	_, err := t.ExecContext(ctx, `INSERT INTO policies (id, customer_id, name, language, description, version, created_at, updated_at)
 		VALUES ($1, $2, $3, $4, $5, $6, $7, $8)`,
 		p.ID, t.chain, p.Name, p.Language, p.Description, p.Version, int64(p.CreatedAt), int64(p.UpdatedAt))
@@ -171,6 +172,7 @@ func (t *tx) insertVersion(ctx context.Context, p authz.PolicyRecord) error {
 }
 
 func (t *tx) UpdatePolicy(ctx context.Context, p authz.PolicyRecord, keep int) error {
+	t.decides = true
 	if err := t.insertVersion(ctx, p); err != nil {
 		return err
 	}
@@ -187,6 +189,7 @@ func (t *tx) UpdatePolicy(ctx context.Context, p authz.PolicyRecord, keep int) e
 }
 
 func (t *tx) DeletePolicy(ctx context.Context, id string) error {
+	t.decides = true
 	_, err := t.ExecContext(ctx, `DELETE FROM policy_versions WHERE policy_id = $1 AND EXISTS
 		(SELECT 1 FROM policies WHERE id = $1 AND customer_id = $2)`, id, t.chain)
 	if err == nil {

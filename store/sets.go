@@ -121,6 +121,7 @@ func (t *tx) CountSets(ctx context.Context) (n int, err error) {
 }
 
 func (t *tx) InsertSet(ctx context.Context, s authz.SetRecord) error {
+	t.decides = true
 	_, err := t.ExecContext(ctx, `INSERT INTO sets (`+setColumns+`) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)`,
 		s.ID, t.chain, s.Name, string(s.EntityType), s.Description, s.Size, s.Version, s.Seq, int64(s.CreatedAt), int64(s.UpdatedAt))
 	if unique(err) {
@@ -133,6 +134,7 @@ func (t *tx) InsertSet(ctx context.Context, s authz.SetRecord) error {
 }
 
 func (t *tx) UpdateSet(ctx context.Context, s authz.SetRecord) error {
+	t.decides = true
 	_, err := t.ExecContext(ctx, `UPDATE sets SET description = $2, size = $3, version = $4, seq = $5, updated_at = $6 WHERE id = $1`,
 		s.ID, s.Description, s.Size, s.Version, s.Seq, int64(s.UpdatedAt))
 	if err != nil {
@@ -142,6 +144,7 @@ func (t *tx) UpdateSet(ctx context.Context, s authz.SetRecord) error {
 }
 
 func (t *tx) DeleteSet(ctx context.Context, set string) error {
+	t.decides = true
 	_, err := t.ExecContext(ctx, `DELETE FROM set_values WHERE set_id = $1`, set)
 	if err == nil {
 		_, err = t.ExecContext(ctx, `DELETE FROM sets WHERE id = $1`, set)

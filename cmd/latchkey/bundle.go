@@ -20,6 +20,7 @@ import (
 
 // BundleCmd makes and checks bundles, offline.
 type BundleCmd struct {
+	Key    BundleKeyCmd    `cmd:"" help:"Show the public key of the server's signature of bundles."`
 	Build  BundleBuildCmd  `cmd:"" help:"Build a bundle from policies and sets in files; exit code 3 when a policy does not compile."`
 	Verify BundleVerifyCmd `cmd:"" help:"Check a bundle: its form, signature and roots, and that its policies compile; exit code 3 when they do not."`
 }

@@ -183,6 +183,7 @@ type node struct {
 	waiting atomic.Pointer[string]
 
 	decisionLog *notify.DecisionLog // nil where it is off
+	bundles     *pulledBundles
 }
 
 // nodeConfig is what a node is given beside its flags.
@@ -201,6 +202,10 @@ func openNode(ctx context.Context, cmd *ServeCmd, with nodeConfig) (*node, error
 	if err != nil {
 		return nil, err
 	}
+	sources, err := cmd.bundleSources()
+	if err != nil {
+		return nil, err
+	}
 	b, err := cmd.open(ctx, now)
 	if err != nil {
 		return nil, err
@@ -209,7 +214,14 @@ func openNode(ctx context.Context, cmd *ServeCmd, with nodeConfig) (*node, error
 	parser := scopes.NewParser(compiledRegexps)
 	n.parser = parser
 	n.waitFor("records are being loaded")
-	n.policies = authz.NewPolicies(authz.PoliciesConfig{Record: b.db, Table: n.table})
+	if n.bundles, err = newPulledBundles(sources, n, cmd.Data); err != nil {
+		return nil, errors.Join(err, n.close())
+	}
+	signer, err := bundleSigner(b.keyring)
+	if err != nil {
+		return nil, errors.Join(err, n.close())
+	}
+	n.policies = authz.NewPolicies(authz.PoliciesConfig{Record: b.db, Table: n.table, Origin: n.bundles.Origin})
 	n.uses, n.refusals, n.anchored = authz.NewUses(b.db), authz.NewRefusals(b.db), map[string]int64{}
 	auth := authz.NewAuthenticator(n.table, b.peppers, b.root, n.uses)
 	publicURL := cmd.PublicURL
@@ -223,9 +235,10 @@ func openNode(ctx context.Context, cmd *ServeCmd, with nodeConfig) (*node, error
 		Authenticator: auth,
 		Keys: authz.NewKeys(authz.KeysConfig{Record: b.db, Table: n.table, Parser: parser, Peppers: b.peppers,
 			Mode: authz.Mode(cmd.KeyMode), MaxActive: cmd.MaxActiveKeys}),
-		Customers: authz.NewCustomers(b.db, n.table),
+		Customers: authz.NewCustomers(b.db, n.table).From(n.bundles.Origin),
 		Policies:  n.policies,
-		Sets:      authz.NewSets(authz.SetsConfig{Record: b.db}),
+		Sets:      authz.NewSets(authz.SetsConfig{Record: b.db, Origin: n.bundles.Origin}),
+		Bundles: n.bundles, BundleSigner: signer,
 		Root:      b.root,
 		Directory: authz.NewDirectory(b.db, n.entities),
 		Searcher:  authz.NewSearcher(b.db, pdp),
@@ -265,6 +278,9 @@ func (n *node) load(ctx context.Context) error {
 		n.log.Error("a stored policy does not compile: it denies whoever asks it", "customer", p.Customer, "policy", p.Name, "version", p.Version, "error", authz.Redact(p.Err.Error()))
 	}
 	n.unusable.Store(int64(len(unusable)))
+	if err := n.bundles.await(); err != nil {
+		return err
+	}
 	setHeadroom(atStart)
 	return nil
 }

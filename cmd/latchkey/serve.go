@@ -55,6 +55,8 @@ type ServeCmd struct {
 	ForwardCache   bool     `help:"Let proxies keep an allow until it expires (--max-staleness at most)." env:"LATCHKEY_FORWARD_CACHE"`
 	ExtAuthzListen string   `help:"Address of Envoy's external authorization by gRPC: HOST:PORT or unix:/PATH; empty for none." env:"LATCHKEY_EXT_AUTHZ_LISTEN" placeholder:"ADDRESS"`
 
+	Bundles string `help:"Bundles (YAML) that customers' policies and sets come from, in place of the API." type:"path" env:"LATCHKEY_BUNDLES" placeholder:"FILE"`
+
 	DecisionLog DecisionLog `embed:""`
 	Tracing     `embed:""`
 	Compat      Compat `embed:"" prefix:"compat."`
@@ -268,6 +270,7 @@ func (cmd *ServeCmd) Run(ctx context.Context, std streams) (err error) {
 	loops, stopLoops := context.WithCancel(context.Background())
 	var background sync.WaitGroup
 	background.Go(func() { n.loop(loops) })
+	background.Go(func() { n.bundles.run(loops) })
 	log.Info("serving", "listen", ln.Addr().String(), "private_listen", cmd.PrivateListen, "version", version(), "keys", n.table.Len())
 	for _, s := range servers[1:] {
 		log.Info("serving proxies", "listen", s.ln.Addr().String())
@@ -323,7 +326,7 @@ func (cmd *ServeCmd) private(n *node) (*http.Server, error) {
 		fmt.Fprintln(w, `{"status":"live"}`)
 	})
 	mux.HandleFunc("GET /health/ready", func(w http.ResponseWriter, r *http.Request) {
-		if err := n.db.Ping(r.Context()); err != nil || n.ready() != "" {
+		if err := n.db.Ping(r.Context()); err != nil || n.ready() != "" || n.bundles.Pending() != "" {
 			w.WriteHeader(http.StatusServiceUnavailable)
 			fmt.Fprintln(w, `{"status":"not_ready"}`)
 			return
