@@ -169,7 +169,8 @@ func start(t testing.TB, change ...func(*options)) *api {
 	cfg := o.config
 	cfg.Authenticator, cfg.Table, cfg.Parser, cfg.Record, cfg.Events, cfg.Root = a.auth, a.table, parser, record, a.db, root
 	cfg.Keys = authz.NewKeys(authz.KeysConfig{Record: record, Table: a.table, Parser: parser, Peppers: peppers, Mode: o.mode, MaxActive: o.maxActive})
-	cfg.Customers, cfg.Refusals = authz.NewCustomers(record, a.table), a.refusals
+	cfg.Customers, cfg.Refusals = authz.NewCustomers(record, a.table).From(o.origin), a.refusals
+	cfg.BundleSigner = bundleSigner(t)
 	cfg.Policies = authz.NewPolicies(authz.PoliciesConfig{Record: record, Table: a.table, Origin: o.origin})
 	unusable, err := cfg.Policies.Load(ctx, at)
 	must(err)
@@ -179,7 +180,7 @@ func start(t testing.TB, change ...func(*options)) *api {
 	cfg.Directory = authz.NewDirectory(record, a.entities)
 	cfg.PDP = authz.NewPDP(authz.PDPConfig{Table: a.table, Auth: a.auth, Metadata: authz.NewMetadata(record, 16), Properties: a.entities, MaxStaleness: 30 * time.Second, Concurrency: 2})
 	cfg.Searcher = authz.NewSearcher(record, cfg.PDP)
-	o.sets.Record = record
+	o.sets.Record, o.sets.Origin = record, o.origin
 	cfg.Sets = authz.NewSets(o.sets)
 	cfg.Log = slog.New(slog.NewJSONHandler(a.log, &slog.HandlerOptions{Level: slog.LevelDebug}))
 	cfg.Registry, cfg.Now, cfg.NodeID, cfg.SealKey = a.registry, a.clock.now, "node-1", sealKey

@@ -136,6 +136,8 @@ func New(cfg Config) *Server {
 		bundles:      newBundles(cfg.BundleSigner),
 		stopping:     make(chan struct{}),
 	}
+	cfg.Registry.MustRegister(prometheus.NewGaugeFunc(prometheus.GaugeOpts{
+		Name: "latchkey_bundle_waiting", Help: "Clients that wait for a bundle to change."}, func() float64 { return float64(s.bundles.waiting()) }))
 	s.pool.New = func() any { return &request{s: s} }
 	s.checks.New = func() any { return &checking{s: s} }
 	s.app = s.newApp()

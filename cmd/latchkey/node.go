@@ -238,7 +238,7 @@ func openNode(ctx context.Context, cmd *ServeCmd, with nodeConfig) (*node, error
 		Customers: authz.NewCustomers(b.db, n.table).From(n.bundles.Origin),
 		Policies:  n.policies,
 		Sets:      authz.NewSets(authz.SetsConfig{Record: b.db, Origin: n.bundles.Origin}),
-		Bundles: n.bundles, BundleSigner: signer,
+		Bundles:   n.bundles, BundleSigner: signer,
 		Root:      b.root,
 		Directory: authz.NewDirectory(b.db, n.entities),
 		Searcher:  authz.NewSearcher(b.db, pdp),

@@ -34,6 +34,9 @@ refused := [{"code": "invalid_request"}] if {
 } else := [{"code": "policy_not_found"}] if {
 	input.policy
 	not policy_known
+} else := [{"code": "subject_not_allowed"}] if {
+	is_key
+	startswith(input.subject.id, "lkr1_") # the root key is nobody's subject
 } else := [key_reason("key_unknown", {})] if {
 	is_key
 	not key_given
@@ -43,6 +46,9 @@ refused := [{"code": "invalid_request"}] if {
 } else := [key_reason("key_expired", {})] if {
 	is_key
 	not unexpired
+} else := [key_reason("subject_not_allowed", {})] if {
+	is_key
+	input.latchkey.key.scopes.customer.sidecar
 } else := [key_reason("value_not_permitted", refused_indexes)] if {
 	is_key
 	not under_ceiling
