@@ -309,7 +309,7 @@ func TestBundles_TheirCustomersAreNotWrittenTo(t *testing.T) {
 	pulled := ""
 	a := start(t, func(o *options) {
 		o.origin = func(customer string) string { return map[bool]string{true: "bundle"}[customer == pulled] }
-		o.config.Bundles = fixedBundles{o.origin}
+		o.config.Bundles = fixedBundles{o.origin, "control-plane"}
 	})
 	a.putPolicy("main", "true").is(201)
 	a.do("POST", "/v1/sets", a.root, `{"name":"s","entity_type":"string","values":["a"]}`).is(201)
@@ -334,10 +334,13 @@ func TestBundles_TheirCustomersAreNotWrittenTo(t *testing.T) {
 }
 
 // fixedBundles stand as they stand.
-type fixedBundles struct{ origin authz.Origin }
+type fixedBundles struct {
+	origin  authz.Origin
+	pending string
+}
 
 func (f fixedBundles) Origin(customer string) string { return f.origin(customer) }
-func (fixedBundles) Pending() string                 { return "control-plane" }
+func (f fixedBundles) Pending() string { return f.pending }
 func (fixedBundles) Statuses(customer string) []bundle.Status {
 	return []bundle.Status{{Name: "control-plane", Customer: customer, Source: "https://example.com/b.tar.gz"}}
 }

@@ -277,8 +277,9 @@ func startOpenAPI(t *testing.T, doc *openapiDocument, change func(*server.Config
 		Customers:     authz.NewCustomers(s.db, table),
 		Policies:      authz.NewPolicies(authz.PoliciesConfig{Record: s.db, Table: table, Origin: func(string) string { return map[bool]string{true: "bundle"}[s.bundled] }}),
 		Root:          root, PDP: pdp, Table: table, Parser: parser, Record: s.db, Events: s.db, Refusals: s.summed,
-		Sets: authz.NewSets(authz.SetsConfig{Record: s.db}),
-		Log:  slog.New(slog.DiscardHandler), Registry: prometheus.NewRegistry(), Now: now,
+		Sets:    authz.NewSets(authz.SetsConfig{Record: s.db}),
+		Bundles: fixedBundles{func(customer string) string { return map[bool]string{true: "bundle"}[s.bundled] }, ""}, BundleSigner: bundleSigner(t),
+		Log: slog.New(slog.DiscardHandler), Registry: prometheus.NewRegistry(), Now: now,
 		PublicURL: "http://latchkey.example", NodeID: "openapi", SealKey: secrets.Seal, AuthFailureRate: 1000,
 	}
 	if change != nil {
@@ -524,12 +525,14 @@ func TestOpenAPI_RepliesAreAsDocumented(t *testing.T) {
 	s.policies()
 	s.directory(full)
 	s.searches(full)
+	s.bundles()
 	s.refusals(map[string]string{
 		"/v1/access_keys/{id}": example.id, "/v1/access_keys/{id}/rotate": example.id, "/v1/access_keys/{id}/rego": example.id,
 		"/v1/customers/{id}": "acme", "/v1/auditing/{id}": event, "/decision/{policy}": "main",
 		"/v1/policies/{name}": "main", "/v1/policies/{name}/versions": "main", "/v1/policies/{name}/versions/{version}": "main/versions/1",
 		"/v1/policies/{name}/rollback": "main", "/v1/policies/{name}/test": "main",
-		"/v1/sets/{name}": "open", "/v1/sets/{name}/values": "open", "/v1/sets/{name}/values/{value}": "open/values/A",
+		"/v1/bundles/{name}": "acme.tar.gz",
+		"/v1/sets/{name}":    "open", "/v1/sets/{name}/values": "open", "/v1/sets/{name}/values/{value}": "open/values/A",
 		"/v1/subjects/{type}/{id}": "user/alice", "/v1/resources/{kind}/{id}": "host/a", "/v1/resource_types/{type}": "host",
 	}, poor.secret)
 	s.forwards(full)
@@ -638,6 +641,20 @@ func (s *openapiServer) auditing(secret string) (event string) {
 	s.send(openapiCall{operation: verify, key: secret}, 200)
 	s.send(openapiCall{operation: verify, path: "/v1/auditing/verify?chain=system", key: s.root}, 200)
 	return event
+}
+
+func (s *openapiServer) bundles() {
+	s.t.Helper()
+	const one, path = "GET /v1/bundles/{name}", "/v1/bundles/acme.tar.gz"
+	s.send(openapiCall{operation: "GET /v1/bundles", key: s.root, headers: openapiAcme}, 200)
+	s.send(openapiCall{operation: one, path: path + "?profile=latchkey&signature=none", key: s.root}, 200)
+	s.send(openapiCall{operation: one, path: path, key: s.root, headers: map[string]string{"Prefer": "modes=snapshot,delta;wait=1"}}, 200)
+	s.send(openapiCall{operation: one, path: path, key: s.root, headers: map[string]string{"If-None-Match": "*"}}, 304)
+	s.send(openapiCall{operation: one, path: path, key: s.root, headers: map[string]string{"If-Match": `"other"`}}, 412)
+	s.send(openapiCall{operation: one, path: "/v1/bundles/nobody.tar.gz", key: s.root}, 404)
+	s.bundled = true
+	s.send(openapiCall{operation: one, path: path, key: s.root}, 409)
+	s.bundled = false
 }
 
 // sets are written with a key that may write capitals only.
@@ -861,7 +878,7 @@ func (s *openapiServer) refusals(values map[string]string, poor string) {
 		call.key = poor
 		call.headers = map[string]string{"X-Customer-ID": "default"}
 		s.send(call, 403)
-		if !strings.Contains(op, "/v1/customers") && !strings.Contains(op, "/v1/root") {
+		if !strings.Contains(op, "/v1/customers") && !strings.Contains(op, "/v1/bundles/") && !strings.Contains(op, "/v1/root") {
 			call.key, call.headers = s.root, map[string]string{"X-Customer-ID": "nobody"}
 			s.send(call, 404)
 		}
