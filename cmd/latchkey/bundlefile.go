@@ -37,12 +37,30 @@ type bundleSource struct {
 	AllowInsecure    bool              `yaml:"allow_insecure"`
 	CAFile           string            `yaml:"ca_file"`
 	MaxSize          int64             `yaml:"max_size"`
-	Poll             struct {
-		Min time.Duration `yaml:"min"`
-		Max time.Duration `yaml:"max"`
-	} `yaml:"poll"`
-	LongPoll      *time.Duration `yaml:"long_poll"`
-	DefaultPolicy string         `yaml:"default_policy"`
+	Poll             bounds            `yaml:"poll"`
+	Retry            bounds            `yaml:"retry"`
+	LongPoll         *time.Duration    `yaml:"long_poll"`
+	DefaultPolicy    string            `yaml:"default_policy"`
+}
+
+// bounds of a time between two attempts; 0 is the default.
+type bounds struct {
+	Min time.Duration `yaml:"min"`
+	Max time.Duration `yaml:"max"`
+}
+
+// or gives the bounds that are not set; one that is moves the other where it
+// must.
+func (b bounds) or(least, most time.Duration) (time.Duration, time.Duration) {
+	switch {
+	case b.Min == 0 && b.Max == 0:
+		return least, most
+	case b.Max == 0:
+		return b.Min, max(b.Min, most)
+	case b.Min == 0:
+		return min(least, b.Max), b.Max
+	}
+	return b.Min, b.Max
 }
 
 type bundleSourceKey struct {
@@ -119,8 +137,8 @@ func (s *bundleSource) check() error {
 		return errors.New("want either url or file")
 	case s.URL != "" && !strings.HasPrefix(s.URL, "http://") && !strings.HasPrefix(s.URL, "https://"):
 		return errors.New("url: want http or https")
-	case s.MaxSize < 0 || s.Poll.Min < 0 || s.Poll.Max < 0:
-		return errors.New("max_size and poll: want numbers above zero")
+	case s.MaxSize < 0 || s.Poll.Min < 0 || s.Poll.Max < 0 || s.Retry.Min < 0 || s.Retry.Max < 0:
+		return errors.New("max_size, poll and retry: want numbers above zero")
 	case s.DefaultPolicy != "" && !latchkey.ValidName(s.DefaultPolicy):
 		return errors.New("default_policy: want a policy's name")
 	case s.SkipVerification && len(s.VerificationKeys) > 0:
@@ -186,18 +204,14 @@ func (s *bundleSource) keys() (*bundle.Keys, error) {
 func (s *bundleSource) config(data string) (bundle.Config, error) {
 	cfg := bundle.Config{
 		Name: s.Name, Customer: s.Customer, Source: s.URL, Limits: bundle.Limits{Size: s.MaxSize}, SkipVerification: s.SkipVerification,
-		MinDelay: s.Poll.Min, MaxDelay: s.Poll.Max, AllowInsecure: s.AllowInsecure,
-		Dir: filepath.Join(data, "bundles", s.Name),
+		AllowInsecure: s.AllowInsecure,
+		Dir:           filepath.Join(data, "bundles", s.Name),
 	}
 	if s.File != "" {
 		cfg.Source = s.File
 	}
-	switch { // one bound alone moves the other where it must
-	case cfg.MinDelay > 0 && cfg.MaxDelay == 0:
-		cfg.MaxDelay = max(2*cfg.MinDelay, 2*time.Minute)
-	case cfg.MaxDelay > 0 && cfg.MinDelay == 0:
-		cfg.MinDelay = min(cfg.MaxDelay, time.Minute)
-	}
+	cfg.MinDelay, cfg.MaxDelay = s.Poll.or(time.Minute, 2*time.Minute)
+	cfg.MinRetry, cfg.MaxRetry = s.Retry.or(time.Second, 2*time.Minute)
 	if s.LongPoll != nil {
 		if cfg.LongPoll = *s.LongPoll; cfg.LongPoll <= 0 {
 			cfg.LongPoll = -1
