@@ -3,7 +3,7 @@ package main
 import (
 	"context"
 	"math/rand/v2"
-	"runtime"
+	"runtime/debug"
 	"sync"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -20,8 +20,7 @@ type pulledBundles struct {
 	node    *node
 	sources map[string]*pulledBundle // by customer
 	list    []*pulledBundle
-	// compiling bounds how many bundles are compiled at a time: the other
-	// processors answer meanwhile.
+	// compiling is one bundle's at a time: the other processors answer meanwhile.
 	compiling chan struct{}
 }
 
@@ -34,7 +33,7 @@ type pulledBundle struct {
 }
 
 func newPulledBundles(sources []bundleSource, n *node, data string) (*pulledBundles, error) {
-	p := &pulledBundles{node: n, sources: map[string]*pulledBundle{}, compiling: make(chan struct{}, max(1, runtime.GOMAXPROCS(0)/2))}
+	p := &pulledBundles{node: n, sources: map[string]*pulledBundle{}, compiling: make(chan struct{}, 1)}
 	for _, s := range sources {
 		b := &pulledBundle{all: p, source: s}
 		cfg, err := s.config(data)
@@ -110,6 +109,9 @@ func (b *pulledBundle) activate(ctx context.Context, got *bundle.Bundle) error {
 		return ctx.Err()
 	}
 	defer func() { <-b.all.compiling }()
+	if sourceBytes(got) > sparedBytes {
+		defer sparing()()
+	}
 	n := b.all.node
 	now := latchkey.InstantOf(n.now())
 	a := authz.Activation{Name: b.source.Name, Revision: got.Revision, SHA256: got.Digest, Policies: len(got.Policies), Sets: len(got.Sets)}
@@ -131,6 +133,25 @@ func (b *pulledBundle) activate(ctx context.Context, got *bundle.Bundle) error {
 		b.last = got.Origin
 	}
 	return err
+}
+
+// sparedBytes is how much a bundle's policies may have that are compiled in the
+// memory that the server has for everything.
+const sparedBytes = 256 << 10
+
+func sourceBytes(b *bundle.Bundle) (n int) {
+	for i := range b.Policies {
+		n += len(b.Policies[i].Rego) + len(b.Policies[i].Document)
+	}
+	return n
+}
+
+// sparing keeps the heap small until it is undone: a compiler leaves much behind
+// at once, and the room that the server gives the collector is measured for
+// decisions.
+func sparing() (undo func()) {
+	before := debug.SetGCPercent(50)
+	return func() { setHeadroom(before) }
 }
 
 // Metrics of a bundle; the label is its name in the configuration.

@@ -102,14 +102,17 @@ func cpuSeconds(pid int) (float64, error) {
 }
 
 // residentBytes is the memory that a process holds.
-func residentBytes(pid int) (int64, error) {
+func residentBytes(pid int) (int64, error) { return memory(pid, "VmRSS") }
+
+// memory reads one of the kernel's figures of a process, in bytes.
+func memory(pid int, name string) (int64, error) {
 	text, err := os.ReadFile("/proc/" + strconv.Itoa(pid) + "/status")
 	if err != nil {
 		return 0, err
 	}
-	_, rest, ok := strings.Cut(string(text), "VmRSS:")
+	_, rest, ok := strings.Cut(string(text), name+":")
 	if !ok {
-		return 0, errors.New("read the resident memory: there is no VmRSS")
+		return 0, errors.New("read the memory of a process: there is no " + name)
 	}
 	kib, err := strconv.ParseInt(strings.Fields(rest)[0], 10, 64)
 	return kib << 10, err

@@ -181,6 +181,10 @@ func comparePolicies(ctx context.Context, s settings, dir string) (_ *page, err 
 	if results.publishing, err = publishing(ctx, s, dir, files["script"], files["rules"]); err != nil {
 		return nil, err
 	}
+	progress("bundles of 2 MiB")
+	if results.activation, err = activation(ctx, s, dir, files["script"], files["rules"]); err != nil {
+		return nil, err
+	}
 	return results.page(), nil
 }
 

@@ -140,7 +140,7 @@ type pdp struct {
 type starter func(ctx context.Context, name, url, readyURL string, env []string, argv ...string) (*process, error)
 
 // startLatchkey runs the server as built on a data directory, with the root key.
-func startLatchkey(ctx context.Context, s settings, by starter, name, data, root string) (*pdp, error) {
+func startLatchkey(ctx context.Context, s settings, by starter, name, data, root string, more ...string) (*pdp, error) {
 	binary, err := filepath.Abs(s.binary)
 	if err != nil {
 		return nil, err
@@ -152,6 +152,7 @@ func startLatchkey(ctx context.Context, s settings, by starter, name, data, root
 	}
 	base := "http://" + address
 	argv := []string{binary, "serve", "--data", data, "--listen", address, "--private-listen", private, "--log-level", "warn"}
+	argv = append(argv, more...)
 	if s.pprof != "" {
 		argv = append(argv, "--pprof")
 	}
