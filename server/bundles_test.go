@@ -340,7 +340,7 @@ type fixedBundles struct {
 }
 
 func (f fixedBundles) Origin(customer string) string { return f.origin(customer) }
-func (f fixedBundles) Pending() string { return f.pending }
+func (f fixedBundles) Pending() string               { return f.pending }
 func (fixedBundles) Statuses(customer string) []bundle.Status {
 	return []bundle.Status{{Name: "control-plane", Customer: customer, Source: "https://example.com/b.tar.gz"}}
 }
