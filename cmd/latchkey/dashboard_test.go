@@ -5,6 +5,7 @@ import (
 	"io"
 	"net/http"
 	"os"
+	"path/filepath"
 	"regexp"
 	"strings"
 	"testing"
@@ -33,7 +34,17 @@ func TestDashboard_ShowsMetricsThatExist(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	p, err := startServer(t.TempDir(), nil, []string{"--private-listen", private, "--decision-log", "stdout"}, nil)
+	dir := t.TempDir()
+	for name, text := range map[string]string{"main.rego": "package policies.main\n\nallow := true\n",
+		"bundles.yaml": "- {customer: default, name: main, file: bundle.tar.gz}\n"} {
+		if err := os.WriteFile(filepath.Join(dir, name), []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if code := run(t.Context(), []string{"bundle", "build", filepath.Join(dir, "main.rego"), "-o", filepath.Join(dir, "bundle.tar.gz")}, streams{nil, io.Discard, os.Stderr}); code != exitOK {
+		t.Fatalf("bundle build: %d", code)
+	}
+	p, err := startServer(t.TempDir(), nil, []string{"--private-listen", private, "--decision-log", "stdout", "--bundles", filepath.Join(dir, "bundles.yaml")}, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -47,7 +58,7 @@ func TestDashboard_ShowsMetricsThatExist(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	types := map[string]string{}
+	types := map[string]string{"latchkey_bundle_failures_total": "counter"} // told once something failed
 	for _, m := range regexp.MustCompile(`(?m)^# TYPE (\S+) (\S+)$`).FindAllStringSubmatch(string(metrics), -1) {
 		types[m[1]] = m[2]
 	}
