@@ -24,6 +24,12 @@ const (
 	// maxRegoShapes bounds the types that are inferred: those of values put
 	// together from values are trees, however much the values share.
 	maxRegoShapes = 4096
+	// maxRegoOrder bounds the work of putting bodies in order, in steps of about
+	// 50 ns. A body whose statements stand in the wrong order is gone through as
+	// often as it has statements, each time with all bodies within it, and each
+	// look at a statement takes a step for every variable that is known.
+	maxRegoOrder     = 30_000_000
+	regoOrderClosure = 20 // of a body within another, beside its statements
 )
 
 // checker gathers what is wrong with a module.
@@ -216,6 +222,9 @@ func (c *checker) walk(module *ast.Module, own ast.Ref) {
 	if rules > maxRegoRules {
 		c.fault(module.Package.Location, "too_many_rules", "at most "+strconv.Itoa(maxRegoRules)+" rules")
 	}
+	if c.exprs <= maxRegoExprs && orderWork(module) > maxRegoOrder {
+		c.fault(module.Package.Location, "too_complex", "too many statements in one body, or in bodies within it: split the rule")
+	}
 	if c.exprs > maxRegoExprs {
 		c.fault(module.Package.Location, "too_many_expressions", "at most "+strconv.Itoa(maxRegoExprs)+" expressions and calls")
 	}
@@ -225,6 +234,62 @@ func (c *checker) shape(parts int, ground bool) {
 	if !ground && parts > 1 {
 		c.shapes = min(max(c.shapes, 1)*parts, maxRegoShapes+1)
 	}
+}
+
+// orderWork is the most steps that ordering the bodies of a module may take,
+// 2 * maxRegoOrder where they are more.
+func orderWork(module *ast.Module) int {
+	work := 0
+	for _, rule := range module.Rules {
+		for r := rule; r != nil; r = r.Else {
+			work = min(work+orderSteps(r.Head, r.Body)*knownVariables(r.Head, r.Body), 2*maxRegoOrder)
+		}
+	}
+	return work
+}
+
+// knownVariables counts those of one body, and of all within it: its own, and those
+// that the compiler makes of what is nested.
+func knownVariables(head *ast.Head, body ast.Body) int {
+	known := map[ast.Var]struct{}{}
+	made := 0
+	for _, part := range []any{head, body} {
+		ast.WalkNodes(part, func(x ast.Node) bool {
+			switch x := x.(type) {
+			case *ast.Expr:
+				made++
+			case *ast.Term:
+				if v, ok := x.Value.(ast.Var); ok {
+					known[v] = struct{}{}
+				}
+			}
+			return false
+		})
+	}
+	return made + len(known)
+}
+
+// orderSteps is how often ordering what stands in one body looks at a statement.
+func orderSteps(body ...any) int {
+	statements, within := 0, 0
+	visitor := ast.NewGenericVisitor(func(x any) bool {
+		switch x := x.(type) {
+		case *ast.Expr, ast.Call:
+			statements++
+		case ast.Ref:
+			statements += min(len(x)-1, 1) // what is looked up on the way
+		}
+		if inner := parts(x); inner != nil {
+			within += regoOrderClosure
+			within = min(within+orderSteps(inner...), maxRegoOrder)
+			return true
+		}
+		return false
+	})
+	for _, part := range body {
+		visitor.Walk(part)
+	}
+	return min(statements*(statements+within), maxRegoOrder)
 }
 
 // parts lists what stands in a closure.

@@ -119,3 +119,48 @@ func TestRego_ADeadlineEndsAnEvaluation(t *testing.T) {
 	in.Context = parseValue(t, `{"list": [`+strings.Repeat("1,", 300)+`1]}`)
 	wantFailure(t, p, &policies.Snapshot{}, in, policies.Deadline)
 }
+
+// lines are n lines, with I their number and J the next one.
+func lines(n int, line string) string {
+	var b strings.Builder
+	for i := range n {
+		fmt.Fprintln(&b, strings.NewReplacer("I", fmt.Sprint(i), "J", fmt.Sprint(i+1)).Replace(line))
+	}
+	return b.String()
+}
+
+// The attack: a small document whose statements stand in the wrong order takes
+// the compiler, which nothing can stop, minutes.
+func TestRego_StatementsOutOfOrderAreNotCompiledForMinutes(t *testing.T) {
+	for name, rego := range map[string]string{
+		"unifications":   "allow if {\n" + lines(2500, "xI = xJ") + "x2500 = 1\n}",
+		"calls":          "allow if {\n" + lines(1200, "xI = xJ + 1") + "x1200 = 1\n}",
+		"comprehensions": "allow if {\n" + lines(800, "yI = [z | z = yJ]") + "y800 = 1\n}",
+		"bodies within": "allow if {\n" + lines(25, "yI = [z |\n"+strings.NewReplacer("I", "A", "J", "B").Replace(lines(25, "aI = aJ"))+
+			"a25 = yJ\nz = a0]") + "y25 = 1\n}",
+		"in a function": "allow if f(1)\nf(a) if {\n" + lines(2500, "xI = xJ") + "x2500 = a\n}",
+		"in an else":    "allow if false\nelse if {\n" + lines(2500, "xI = xJ") + "x2500 = 1\n}",
+	} {
+		t.Run(name, func(t *testing.T) {
+			began := time.Now()
+			_, err := policies.Compile(&policies.Document{Name: "p", Language: policies.Rego, Rego: "package policies.p\n" + rego}, 1)
+			if took := time.Since(began); took > 10*time.Second {
+				t.Errorf("it took %v: %v", took, err)
+			}
+			if name != "bodies within" && (err == nil || !strings.Contains(err.Error(), "too_complex")) {
+				t.Errorf("got %v", err)
+			}
+		})
+	}
+	for name, rego := range map[string]string{
+		"a long body":      "allow if {\n" + lines(100, `input.context.mI == "J"`) + "}",
+		"locals":           "allow if {\nx0 := 1\n" + lines(100, "xJ := xI + 1") + "x100 == 1\n}",
+		"many elses":       "allow if input.context.a\n" + lines(300, "else := false if input.context.mI == J"),
+		"many rules":       lines(900, `allow if input.context.mI == {x | some x in ["J"]}`),
+		"nested, in order": "allow if {\n" + lines(10, `some aI in input.context.l; every b in [c | some c in aI; c.x == I] { b.y == J; b.z != I }`) + "}",
+	} {
+		if _, err := policies.Compile(&policies.Document{Name: "p", Language: policies.Rego, Rego: "package policies.p\n" + rego}, 1); err != nil {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+}

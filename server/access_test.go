@@ -26,7 +26,7 @@ var decisionRoutes = []string{
 // one is held to its scope before it has a test of its own.
 func TestAccess_EveryRouteRefusesWhoMayNot(t *testing.T) {
 	a := startForward(t).api
-		everything := strings.TrimSuffix(everyScope, "}") + `,"resources_manage":true}`
+	everything := strings.TrimSuffix(everyScope, "}") + `,"resources_manage":true}`
 	decider, powerless, victim := a.create(`{"decision":true}`), a.create(`{"search":true}`), a.create(everything)
 	a.customer("foreign")
 	foreign := a.createFor("foreign", everything)
