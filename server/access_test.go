@@ -46,7 +46,7 @@ func TestAccess_EveryRouteRefusesWhoMayNot(t *testing.T) {
 		for _, r := range []struct{ under, names string }{
 			{"/v1/access_keys/", "{id} " + victim.id}, {"/v1/policies/", "{name} secret-policy {version} 1"}, {"/v1/sets/", "{name} secret-set {value} v"},
 			{"/v1/subjects/", "{type} user {id} laura"}, {"/v1/resources/", "{kind} doc {id} diary"}, {"/v1/resource_types/", "{type} doc"},
-			{"/v1/auditing/", "{id} " + event}, {"/v1/customers/", "{id} foreign"}, {"/decision/", "{policy} secret-policy {path} x"},
+			{"/v1/auditing/", "{id} " + event}, {"/v1/bundles/", "{name} default.tar.gz"}, {"/v1/customers/", "{id} foreign"}, {"/decision/", "{policy} secret-policy {path} x"},
 		} {
 			if strings.HasPrefix(path, r.under) {
 				path = strings.NewReplacer(strings.Fields(r.names)...).Replace(path)
