@@ -126,7 +126,8 @@ func (c *celCompiler) rule(pointer, text string) {
 	}
 	if issues.Err() != nil {
 		for _, e := range issues.Errors() {
-			c.fault(pointer, "invalid_expression", e.Message, e.Location)
+			// Rules have no container; that they have none is of no use to an author.
+			c.fault(pointer, "invalid_expression", strings.TrimSuffix(e.Message, " (in container '')"), e.Location)
 		}
 		if len(issues.Errors()) == 0 {
 			c.fault(pointer, "invalid_expression", issues.Err().Error(), nil)

@@ -149,7 +149,7 @@ func TestReadme_TourShowsWhatMatters(t *testing.T) {
 	for _, b := range readTour(string(text)) {
 		output.WriteString(b.output)
 	}
-	for _, want := range []string{`"key":"lk1_live_`, `"decision":true`, "scope_permits", `"decision":false`, "scope_missing", "permission_missing", "selector_mismatch", "204", "key_revoked", "holds"} {
+	for _, want := range []string{`"key":"lk1_live_`, `"decision":true`, "scope_permits", `"decision":false`, "scope_missing", "permission_missing", "selector_mismatch", "204", "key_revoked", "holds", "policy_rule", "blocked networks", `"obligations":[{"notify":"security"}]`, "invalid_expression"} {
 		if !strings.Contains(output.String(), want) {
 			t.Errorf("no output of the tour shows %s", want)
 		}
