@@ -26,6 +26,8 @@ type PropertyTable interface {
 	PropertySource
 	SetSubject(customer string, ref EntityRef, p *policies.Properties)
 	SetResource(customer string, ref EntityRef, p *policies.Properties)
+	// Size is about how much memory a customer's entities take, in bytes.
+	Size(customer string) int64
 }
 
 // Directory keeps what customers tell of their subjects and resources, and the
@@ -34,14 +36,16 @@ type PropertyTable interface {
 type Directory struct {
 	record Record
 	table  PropertyTable
+	most   int64 // bytes of memory that a customer's entities may take
 	// turns holds a chan struct{} a customer: memory takes changes in the order
 	// in which the database did.
 	turns sync.Map
 }
 
-// NewDirectory makes the service.
-func NewDirectory(record Record, table PropertyTable) *Directory {
-	return &Directory{record: record, table: table}
+// NewDirectory makes the service. A customer's properties, which all lie in
+// memory, may take about most bytes of it.
+func NewDirectory(record Record, table PropertyTable, most int64) *Directory {
+	return &Directory{record: record, table: table, most: most}
 }
 
 // May allows root and keys with the scope resources_manage.
@@ -62,7 +66,11 @@ var (
 // and returns what is stored then.
 func (d *Directory) UpdateSubjects(ctx context.Context, call Call, updates []SubjectUpdate) (stored []SubjectRecord, err error) {
 	refs := func() []EntityRef { return refsOf(updates, func(u *SubjectUpdate) EntityRef { return u.EntityRef }) }
-	err = d.change(ctx, call, "subject.bulk_update", "subject", refs, func(tx Tx) error {
+	var adds int64
+	for i := range updates {
+		adds += added(updates[i].EntityRef, updates[i].Properties, d.table.Subject, call.Customer.ID)
+	}
+	err = d.change(ctx, call, "subject.bulk_update", "subject", adds, refs, func(tx Tx) error {
 		stored, err = tx.UpsertSubjects(ctx, updates)
 		return err
 	}, func() error {
@@ -81,7 +89,11 @@ func (d *Directory) UpdateSubjects(ctx context.Context, call Call, updates []Sub
 // UpdateResources is UpdateSubjects for resources.
 func (d *Directory) UpdateResources(ctx context.Context, call Call, updates []ResourceUpdate) (stored []ResourceRecord, err error) {
 	refs := func() []EntityRef { return refsOf(updates, func(u *ResourceUpdate) EntityRef { return u.EntityRef }) }
-	err = d.change(ctx, call, "resource.bulk_update", "resource", refs, func(tx Tx) error {
+	var adds int64
+	for i := range updates {
+		adds += added(updates[i].EntityRef, updates[i].Properties, d.table.Resource, call.Customer.ID)
+	}
+	err = d.change(ctx, call, "resource.bulk_update", "resource", adds, refs, func(tx Tx) error {
 		stored, err = tx.UpsertResources(ctx, updates)
 		return err
 	}, func() error {
@@ -99,7 +111,7 @@ func (d *Directory) UpdateResources(ctx context.Context, call Call, updates []Re
 
 // DeleteSubject forgets a subject; NotFound when there is none.
 func (d *Directory) DeleteSubject(ctx context.Context, call Call, ref EntityRef) error {
-	return d.change(ctx, call, "subject.delete", "subject", one(ref), func(tx Tx) error {
+	return d.change(ctx, call, "subject.delete", "subject", 0, one(ref), func(tx Tx) error {
 		return deleted(errSubjectNotFound)(tx.DeleteSubject(ctx, ref))
 	}, func() error {
 		d.table.SetSubject(call.Customer.ID, ref, nil)
@@ -115,7 +127,7 @@ func (d *Directory) DeleteResource(ctx context.Context, call Call, ref EntityRef
 	if err := checkResource(ref, "path:id"); err != nil {
 		return err
 	}
-	return d.change(ctx, call, "resource.delete", "resource", one(ref), func(tx Tx) error {
+	return d.change(ctx, call, "resource.delete", "resource", 0, one(ref), func(tx Tx) error {
 		return deleted(errResourceNotFound)(tx.DeleteResource(ctx, ref))
 	}, func() error {
 		d.table.SetResource(call.Customer.ID, ref, nil)
@@ -125,7 +137,7 @@ func (d *Directory) DeleteResource(ctx context.Context, call Call, ref EntityRef
 
 // SetResourceType replaces the catalogue of a type's actions.
 func (d *Directory) SetResourceType(ctx context.Context, call Call, t ResourceType) error {
-	return d.change(ctx, call, "resource_type.update", "resource_type", one(EntityRef{ID: t.Type}), func(tx Tx) error {
+	return d.change(ctx, call, "resource_type.update", "resource_type", 0, one(EntityRef{ID: t.Type}), func(tx Tx) error {
 		return tx.SetResourceType(ctx, t)
 	}, nil)
 }
@@ -133,7 +145,7 @@ func (d *Directory) SetResourceType(ctx context.Context, call Call, t ResourceTy
 // DeleteResourceType forgets the catalogue of a type; NotFound when there is
 // none.
 func (d *Directory) DeleteResourceType(ctx context.Context, call Call, typ string) error {
-	return d.change(ctx, call, "resource_type.delete", "resource_type", one(EntityRef{ID: typ}), func(tx Tx) error {
+	return d.change(ctx, call, "resource_type.delete", "resource_type", 0, one(EntityRef{ID: typ}), func(tx Tx) error {
 		return deleted(errResourceTypeNotFound)(tx.DeleteResourceType(ctx, typ))
 	}, nil)
 }
@@ -204,8 +216,9 @@ func (d *Directory) ResourceTypes(ctx context.Context, call Call, q EntityQuery)
 	return d.record.ResourceTypes(ctx, q)
 }
 
-// change makes one change with one event, and then the same in memory.
-func (d *Directory) change(ctx context.Context, call Call, action, about string, refs func() []EntityRef, do func(Tx) error, apply func() error) error {
+// change makes one change with one event, and then the same in memory, of which
+// it adds as many bytes at most.
+func (d *Directory) change(ctx context.Context, call Call, action, about string, adds int64, refs func() []EntityRef, do func(Tx) error, apply func() error) error {
 	if err := d.May(&call.Caller); err != nil {
 		return err
 	}
@@ -215,6 +228,9 @@ func (d *Directory) change(ctx context.Context, call Call, action, about string,
 		defer func() { <-turn.(chan struct{}) }()
 	case <-ctx.Done():
 		return latchkey.Errorf(latchkey.Unavailable, "busy", "other changes of the directory are being made; try again")
+	}
+	if adds > 0 && d.table.Size(call.Customer.ID)+adds > d.most {
+		return latchkey.Errorf(latchkey.Conflict, "directory_full", "the properties of the customer's subjects and resources would take more than %d MiB of memory; delete some", d.most>>20)
 	}
 	err := d.record.Change(ctx, call.change(nil), func(tx Tx) (audit.Draft, error) {
 		if err := do(tx); err != nil {
@@ -232,6 +248,15 @@ func (d *Directory) change(ctx context.Context, call Call, action, about string,
 		return err
 	}
 	return apply()
+}
+
+// added is about how many bytes of memory an update takes beyond what its entity
+// takes already.
+func added(ref EntityRef, properties *string, stored func(customer, typ, id string) *policies.Properties, customer string) int64 {
+	if properties == nil {
+		return 0
+	}
+	return 2 * int64(len(*properties)-len(stored(customer, ref.Type, ref.ID).Text()))
 }
 
 // namedEntities is how many entities an event names.

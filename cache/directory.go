@@ -3,6 +3,7 @@ package cache
 import (
 	"hash/maphash"
 	"sync"
+	"sync/atomic"
 	"unique"
 
 	"github.com/latchkey-dev/latchkey/authz"
@@ -17,6 +18,7 @@ type Directory struct {
 	seed      maphash.Seed
 	subjects  [shards]entityShard
 	resources [shards]entityShard
+	sizes     sync.Map // of customers, by id: *atomic.Int64
 }
 
 var _ authz.PropertyTable = (*Directory)(nil)
@@ -48,6 +50,7 @@ func (d *Directory) set(among *[shards]entityShard, customer string, ref authz.E
 	shard, key := d.find(among, unique.Make(customer).Value(), unique.Make(ref.Type).Value(), ref.ID)
 	shard.mu.Lock()
 	defer shard.mu.Unlock()
+	d.size(key.customer).Add(weight(key, p) - weight(key, shard.properties[key]))
 	if p == nil {
 		delete(shard.properties, key)
 		return
@@ -57,6 +60,27 @@ func (d *Directory) set(among *[shards]entityShard, customer string, ref authz.E
 	}
 	shard.properties[key] = p
 }
+
+// entityOverhead is about what an entity takes beside its texts, in bytes.
+const entityOverhead = 200
+
+func weight(key entity, p *policies.Properties) int64 {
+	if p == nil {
+		return 0
+	}
+	return int64(len(key.id) + 2*len(p.Text()) + entityOverhead) // the text, and the tape of it
+}
+
+func (d *Directory) size(customer string) *atomic.Int64 {
+	n, ok := d.sizes.Load(customer)
+	if !ok {
+		n, _ = d.sizes.LoadOrStore(customer, new(atomic.Int64))
+	}
+	return n.(*atomic.Int64)
+}
+
+// Size is about how much memory a customer's entities take, in bytes.
+func (d *Directory) Size(customer string) int64 { return d.size(customer).Load() }
 
 // Subject finds a subject's stored properties, nil when there are none.
 func (d *Directory) Subject(customer, typ, id string) *policies.Properties {

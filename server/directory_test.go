@@ -372,3 +372,29 @@ func TestDirectory_PoliciesSeeWhatIsStoredUnderTheRequest(t *testing.T) {
 		t.Errorf("what was deleted is seen: %s", r.body)
 	}
 }
+
+// All properties lie in memory: a customer that writes without end would take
+// that of the others.
+func TestDirectory_ACustomerHasAShareOfMemory(t *testing.T) {
+	t.Parallel()
+	a := start(t, func(o *options) { o.maxDirectory = 100 << 10 })
+	key := manager(a)
+	a.customer("elsewhere")
+	big := func(id string) string {
+		return entity("host", id, `"properties":{"x":"`+strings.Repeat("x", 15000)+`"}`)
+	}
+	bulk := func(items ...string) *reply {
+		return a.do("POST", "/v1/resources:bulkUpdate", key.secret, resources(items...))
+	}
+	bulk(big("1"), big("2")).is(200)
+	if r := bulk(entity("host", "small"), big("3"), big("4")); r.status != 409 || r.text("code") != "directory_full" {
+		t.Fatalf("%d %s", r.status, r.body)
+	}
+	a.do("GET", "/v1/resources/host/small", key.secret, "").is(404) // nothing of the call
+	bulk(entity("host", "bare"), big("3")).is(200)
+	bulk(big("4")).is(409)
+	bulk(big("3")).is(200) // takes no more than it did
+	bulk(entity("host", "1", `"properties":{}`), entity("host", "2", `"properties":{}`)).is(200)
+	bulk(big("4")).is(200)
+	a.do("POST", "/v1/resources:bulkUpdate", a.root, resources(big("1")), "X-Customer-ID", "elsewhere").is(200)
+}

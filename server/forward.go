@@ -20,11 +20,12 @@ import (
 	"github.com/latchkey-dev/latchkey/internal/strictjson"
 )
 
-// Why a request that a proxy asks about is denied before there is a decision.
+// Why a request that a proxy asks about is denied, beside what decisions say.
 const (
 	noRoute          authz.ReasonCode = "no_route"
 	ambiguousPath    authz.ReasonCode = "ambiguous_path"
 	invalidOriginal  authz.ReasonCode = "invalid_original"
+	obligationsUnmet authz.ReasonCode = "obligations_unmet"
 	credentialInPath authz.ReasonCode = "credential_in_query" //nolint:gosec // no credential: the code of a refusal; it may be in the path too
 )
 
@@ -257,6 +258,9 @@ func (k *checking) judge(d *authz.Decision) (v verdict) {
 	code := authz.ReasonCode("policy_error")
 	if len(v.reasons) > 0 {
 		code = v.reasons[0]
+	}
+	if d.Permit && d.Obligations != "" { // no proxy meets them, so who must meet them to be let in is not
+		return v.refuse(fiber.StatusForbidden, obligationsUnmet, "the policy allows this with obligations, which a proxy cannot meet")
 	}
 	if d.Permit {
 		v.status, v.code = fiber.StatusOK, code

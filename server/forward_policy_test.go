@@ -14,6 +14,7 @@ func TestForward_AsksTheCustomersPolicy(t *testing.T) {
 			`{"label":"maintenance","match":"context.http.host == \"down.example.com\"","action":"deny"},`+
 			`{"label":"second factor","match":"context.http.method == \"PUT\" && context.http.path == \"/orders/7\"","action":"mfa","effect":"deny"},`+
 			`{"label":"slow","match":"resource.id == \"8\"","action":"throttle","effect":"permit"},`+
+			`{"label":"watched","match":"resource.id == \"9\"","action":"allow","obligations":[{"id":"watermark"}]},`+
 			`{"label":"scopes","match":"scope_permits","action":"allow"}],"default":{"action":"deny"}}`)
 		f.do("PATCH", "/v1/customers/default", f.root, `{"default_policy":"gate"}`).is(200)
 		for _, c := range []struct {
@@ -23,6 +24,7 @@ func TestForward_AsksTheCustomersPolicy(t *testing.T) {
 		}{
 			{"GET", "api", "/orders/1", 200, "allow", "scope_permits"},
 			{"GET", "api", "/orders/8", 200, "throttle", "scope_permits"},
+			{"GET", "api", "/orders/9", 403, "allow", "obligations_unmet"}, // allowed to whom would meet them
 			{"PUT", "api", "/orders/7", 403, "mfa", "policy_rule"},
 			{"GET", "Down.example.com:443", "/orders/1", 403, "deny", "policy_rule"},
 			{"DELETE", "api", "/orders/8", 403, "deny", "scope_missing"}, // no policy goes beyond the ceiling

@@ -62,16 +62,17 @@ func (b *buffer) String() string {
 
 // options are what a test may set; the rest is as the program wires it.
 type options struct {
-	config    server.Config
-	clock     *clock
-	dir       string // an earlier server's, to go on from
-	maxActive int
-	mode      authz.Mode
-	peppers   string
-	record    func(authz.Record) authz.Record // stands between the services and the database
-	origin    func(customer string) string
-	sets      authz.SetsConfig
-	tamper    bool // the test breaks the audit chain on purpose
+	config       server.Config
+	clock        *clock
+	dir          string // an earlier server's, to go on from
+	maxActive    int
+	maxDirectory int64
+	mode         authz.Mode
+	peppers      string
+	record       func(authz.Record) authz.Record // stands between the services and the database
+	origin       func(customer string) string
+	sets         authz.SetsConfig
+	tamper       bool // the test breaks the audit chain on purpose
 }
 
 // api is a whole server in this process: SQLite in a directory of its own, a
@@ -117,7 +118,7 @@ var rootTokens sync.Map
 // audit chains that hold.
 func start(t testing.TB, change ...func(*options)) *api {
 	t.Helper()
-	o := options{maxActive: 10, mode: authz.Live}
+	o := options{maxActive: 10, maxDirectory: 1 << 30, mode: authz.Live}
 	for _, c := range change {
 		c(&o)
 	}
@@ -177,7 +178,7 @@ func start(t testing.TB, change ...func(*options)) *api {
 	a.unusable = len(unusable)
 	a.entities = cache.NewDirectory()
 	must(authz.LoadProperties(ctx, a.db, a.entities))
-	cfg.Directory = authz.NewDirectory(record, a.entities)
+	cfg.Directory = authz.NewDirectory(record, a.entities, o.maxDirectory)
 	cfg.PDP = authz.NewPDP(authz.PDPConfig{Table: a.table, Auth: a.auth, Metadata: authz.NewMetadata(record, 16), Properties: a.entities, MaxStaleness: 30 * time.Second, Concurrency: 2})
 	cfg.Searcher = authz.NewSearcher(record, cfg.PDP)
 	o.sets.Record, o.sets.Origin = record, o.origin

@@ -271,7 +271,7 @@ func startOpenAPI(t *testing.T, doc *openapiDocument, change func(*server.Config
 	entities, pdp := cache.NewDirectory(), authz.NewPDP(authz.PDPConfig{Table: table, Auth: auth, MaxStaleness: 30 * time.Second})
 	cfg := server.Config{
 		Authenticator: auth,
-		Directory:     authz.NewDirectory(s.db, entities),
+		Directory:     authz.NewDirectory(s.db, entities, 32<<10),
 		Searcher:      authz.NewSearcher(s.db, pdp),
 		Keys:          authz.NewKeys(authz.KeysConfig{Record: s.db, Table: table, Parser: parser, Peppers: peppers, Mode: authz.Live, MaxActive: 10}),
 		Customers:     authz.NewCustomers(s.db, table),
@@ -1031,6 +1031,7 @@ func (s *openapiServer) directory(full openapiKey) {
 		send(bulk, "", `{"`+list.name+`":[`+list.good+`,`+list.bad+`]}`, 200)
 		send(bulk, "", `{"`+list.name+`":[]}`, 200)
 		send(bulk, "", `{}`, 400)
+		send(bulk, "", `{"`+list.name+`":[{"type":"host","id":"big","properties":{"x":"`+strings.Repeat("x", 16000)+`"}},{"type":"host","id":"big2","properties":{"x":"`+strings.Repeat("x", 16000)+`"}}]}`, 409)
 		s.send(openapiCall{operation: bulk, key: s.root, body: `{"` + list.name + `":[]}`}, 400) // customer_required
 		send(all, "", "", 200)
 		page := s.send(openapiCall{operation: all, path: "/v1/" + list.name + "?limit=1", key: s.root, headers: openapiAcme}, 200)

@@ -240,7 +240,7 @@ func openNode(ctx context.Context, cmd *ServeCmd, with nodeConfig) (*node, error
 		Sets:      authz.NewSets(authz.SetsConfig{Record: b.db, Origin: n.bundles.Origin}),
 		Bundles:   n.bundles, BundleSigner: signer,
 		Root:      b.root,
-		Directory: authz.NewDirectory(b.db, n.entities),
+		Directory: authz.NewDirectory(b.db, n.entities, int64(cmd.MaxDirectory)<<20),
 		Searcher:  authz.NewSearcher(b.db, pdp),
 		PDP:       pdp,
 		Table:     n.table, Parser: parser, Record: b.db, Events: b.db, Refusals: n.refusals, Ready: n.ready,
