@@ -87,7 +87,16 @@ func newDecisionID() (id DecisionID) {
 
 // begin makes d an answer that denies and says nothing yet.
 func (d *Decision) begin(until latchkey.Instant) {
-	*d = Decision{ID: newDecisionID(), Action: "deny", Reasons: d.Reasons[:0], ExpiresAt: until}
+	d.Reset()
+	d.ID, d.Action, d.ExpiresAt = newDecisionID(), "deny", until
+}
+
+// Reset makes d the zero Decision, but for memory that the next one reuses.
+func (d *Decision) Reset() {
+	d.ID, d.Permit, d.Reasons, d.ExpiresAt, d.Action = DecisionID{}, false, d.Reasons[:0], 0, ""
+	if d.Policy != nil || d.Failure != nil { // few words where there is no policy, hundreds of bytes where there was
+		d.Policy, d.Rule, d.Obligations, d.Failure, d.input = nil, "", "", nil, policies.Input{}
+	}
 }
 
 // NotReady makes d the answer of a process that cannot decide yet.

@@ -197,9 +197,9 @@ func TestExplain_IsOfWhatDecided(t *testing.T) {
 	}
 }
 
-// BenchmarkDecide_LightBesideHeavy measures a light policy's decisions alone and
+// BenchmarkLightBesideHeavy measures a light policy's decisions alone and
 // beside another customer's, which is asked by eight at once without pause.
-func BenchmarkDecide_LightBesideHeavy(b *testing.B) {
+func BenchmarkLightBesideHeavy(b *testing.B) {
 	table := &cache.Table{}
 	p := authz.NewPDP(authz.PDPConfig{Table: table, MaxStaleness: 30 * time.Second, Concurrency: 1})
 	heavy := inForce(b, table, "heavy", compileDocument(b, heavyDocument()))

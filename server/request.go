@@ -52,7 +52,7 @@ func (r *request) reset() {
 	}
 	r.c, r.route, r.caller, r.body, r.id = nil, nil, authz.Caller{}, "", ""
 	r.question, r.head, r.ended = authz.Request{}, head{}, nil
-	r.decision = authz.Decision{Reasons: r.decision.Reasons[:0]}
+	r.decision.Reset()
 	r.out = r.out[:0]
 	if cap(r.out) > keptBuffer { // a bulk call's
 		r.out, r.doc = nil, strictjson.Doc{}

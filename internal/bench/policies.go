@@ -25,6 +25,7 @@ const (
 	wantRepeating     = 5.0
 	wantDistinct      = 2.0
 	wantPublishing    = 3.0
+	wantBeside        = 3.0
 )
 
 const (
@@ -183,6 +184,10 @@ func comparePolicies(ctx context.Context, s settings, dir string) (_ *page, err 
 	}
 	progress("bundles of 2 MiB")
 	if results.activation, err = activation(ctx, s, dir, files["script"], files["rules"]); err != nil {
+		return nil, err
+	}
+	progress("a heavy policy beside a light one")
+	if results.beside, err = besideHeavy(ctx, s, dir, files["script"], files["rules"]); err != nil {
 		return nil, err
 	}
 	return results.page(), nil

@@ -12,6 +12,7 @@ type policyResults struct {
 	publishing               *published
 	lines                    []benchmark
 	activation               *activated
+	beside                   *neighbours
 }
 
 func (p *policyResults) page() *page {
@@ -49,6 +50,7 @@ func (p *policyResults) page() *page {
 			goalOf("Rego policy, inputs that never repeat: latchkey / OPA", distinct, wantDistinct),
 			{name: "p99.9 while one of 200 policies is published, to that at rest; no request failed", want: fmt.Sprintf("≤ %.1f", wantPublishing), got: fmt.Sprintf("%.2f", slower), met: slower <= wantPublishing},
 			{name: "p99.9 while bundles of 2 MiB come into force, to that at rest; no request failed", want: fmt.Sprintf("≤ %.1f", wantActivating), got: fmt.Sprintf("%.2f", activating), met: activating <= wantActivating},
+			{name: "p99 of a customer's light policy beside another's heavy one, to that alone", want: fmt.Sprintf("≤ %.1f", wantBeside), got: fmt.Sprintf("%.2f", p.beside.slowdown()), met: p.beside.slowdown() <= wantBeside},
 			{name: "Peak memory of an activation above that before, in bytes a byte of policies", want: fmt.Sprintf("≤ %d", wantPeak), got: fmt.Sprintf("%.0f", p.activation.peak), met: p.activation.peak <= wantPeak},
 		},
 		tables: []table{figures, {title: "Publishing", rows: [][]string{
@@ -57,6 +59,9 @@ func (p *policyResults) page() *page {
 		}}, {title: "Bundles coming into force", rows: [][]string{
 			{"p99.9 at rest", "p99.9 meanwhile", "Bundles", "Longest, from the file to being in force"},
 			{at(p.activation.rest), at(p.activation.during), thousands(float64(p.activation.bundles)), milliseconds(p.activation.longest)},
+		}}, {title: "A heavy policy beside a light one", rows: [][]string{
+			{"p99 alone", "p99 beside it", "Questions to the heavy policy"},
+			{milliseconds(time.Duration(middle(p.beside.alone, p99))), milliseconds(time.Duration(middle(p.beside.beside, p99))), thousands(float64(p.beside.heavy))},
 		}}},
 		how: []string{
 			machine(),
@@ -67,6 +72,7 @@ func (p *policyResults) page() *page {
 			fmt.Sprintf("Inputs that repeat: %s drawn by Zipf's law (s = 1.1) from %s different ones, asked at random. Inputs that never repeat: %s different ones in order, more than any memo of latchkey's keeps.", thousands(drawn), thousands(distinctInputs), thousands(endlessInputs)),
 			fmt.Sprintf("Publishing: the server has all cores, and the client shares them. In turns of %d s: at rest, and while one Rego policy of 200 is published ten times a second. The median of %d turns counts; a failed request would end the measurement.", publishingSeconds, len(p.publishing.rest)),
 			fmt.Sprintf("Bundles: the same, while a file is replaced by a bundle of %d other Rego policies, %s bytes in all, as soon as the one before is in force. Memory is VmHWM, begun anew before each, above VmRSS then.", bundlePolicies, thousands(float64(p.activation.source))),
+			"Neighbours: the same, while four clients of another customer ask, without pause, a Rego policy that looks at each pair of 1,000 numbers until it is stopped by its bounds. One evaluation of a customer's runs at a time on two cores (`--policy-concurrency`).",
 		},
 	}
 	for _, l := range policyLimits {
