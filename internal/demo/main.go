@@ -4,8 +4,8 @@
 // limit of ten, revocation and expiry.
 //
 // It prints a table of what was tried, what was expected and what came back,
-// and exits with 1 if anything differs. There are no endpoints for policies
-// and sets yet; what the example says of those is asked of /decision, and the
+// and exits with 1 if anything differs. What the example says of policies
+// and sets is asked of /decision, as a service that guards them would, and the
 // table says so.
 package main
 
@@ -75,7 +75,7 @@ func (w *walk) print(out io.Writer) error {
 		}
 	}
 	fmt.Fprintf(out, "\n%d tried, %d as expected.\n", len(w.rows), len(w.rows)-differ)
-	fmt.Fprintln(out, "\"HTTP\" rows called the endpoint itself. \"/decision\" rows asked whether the key may do it:\nthe endpoints for policies and sets are not there yet.")
+	fmt.Fprintln(out, "\"HTTP\" rows called the endpoint itself. \"/decision\" rows asked whether the key may do it,\nas a service that guards policies and sets of its own would.")
 	if differ > 0 {
 		return errDiffers
 	}
