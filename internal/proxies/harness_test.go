@@ -221,13 +221,8 @@ func startLatchkey(t testing.TB, args ...string) *pdp {
 		}
 	}
 	p.out = run(t, p.address, cmd)
-	deadline := time.Now().Add(30 * time.Second)
-	for !strings.Contains(p.out.String(), " listens on ") { // it takes the address before it is ready
-		if time.Now().After(deadline) {
-			t.Fatalf("latchkey is not ready\n%s", p.out)
-		}
-		time.Sleep(5 * time.Millisecond)
-	}
+	// It takes the address before it is ready.
+	until(t, "latchkey is not ready", func() bool { return strings.Contains(p.out.String(), " listens on ") })
 	text, err := os.ReadFile(filepath.Join(dir, "data", "root.key"))
 	if err != nil {
 		t.Fatal(err)
@@ -254,8 +249,7 @@ func (p *pdp) key(customer, scopes, expires string) accessKey {
 // waitExpired waits for the end of the key that has less than a second to live.
 func (p *pdp) waitExpired() {
 	p.Helper()
-	deadline := time.Now().Add(30 * time.Second)
-	for {
+	until(p, "the key does not expire", func() bool {
 		req, err := http.NewRequestWithContext(context.Background(), http.MethodGet, "http://"+p.address+"/v1/access_keys/self", nil)
 		if err != nil {
 			p.Fatal(err)
@@ -266,13 +260,23 @@ func (p *pdp) waitExpired() {
 			p.Fatal(err)
 		}
 		resp.Body.Close()
-		if resp.StatusCode == http.StatusUnauthorized {
-			return
+		return resp.StatusCode == http.StatusUnauthorized
+	})
+}
+
+// until asks again and again whether what another process has to do is done.
+func until(t testing.TB, otherwise string, done func() bool) {
+	t.Helper()
+	deadline := time.NewTimer(30 * time.Second)
+	defer deadline.Stop()
+	again := time.NewTicker(10 * time.Millisecond)
+	defer again.Stop()
+	for !done() {
+		select {
+		case <-deadline.C:
+			t.Fatal(otherwise)
+		case <-again.C:
 		}
-		if time.Now().After(deadline) {
-			p.Fatalf("the key does not expire: %d", resp.StatusCode)
-		}
-		time.Sleep(10 * time.Millisecond)
 	}
 }
 
