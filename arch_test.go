@@ -26,20 +26,23 @@ var edges = map[string][]string{
 	"scopes":   nil,
 	"audit":    nil,
 	"policies": {"scopes", "audit"},
-	"authz":    {"scopes", "audit", "policies"},
+	"authz":    {"scopes", "audit", "policies", "feed"},
 	"forward":  nil,
+	"feed":     nil,
 
-	"store": {"authz", "audit", "scopes", "policies"},
-	"cache": {"authz", "policies"},
+	"store": {"authz", "audit", "scopes", "policies", "feed"},
+	"cache": {"authz", "policies", "scopes", "feed"},
+	// The sidecar's line to its control plane.
+	"control": {"feed"},
 
 	"policies/bundle": {"policies", "audit", "scopes"},
 
 	"notify": {"audit"},
 
-	"server":          {"authz", "audit", "scopes", "policies", "forward", "policies/bundle"},
+	"server":          {"authz", "audit", "scopes", "policies", "forward", "policies/bundle", "feed"},
 	"server/extauthz": {"forward"},
 
-	"cmd/latchkey": {"scopes", "policies", "audit", "authz", "forward", "store", "cache", "notify", "policies/bundle", "server", "server/extauthz", "internal/keyring"},
+	"cmd/latchkey": {"scopes", "policies", "audit", "authz", "forward", "feed", "store", "cache", "control", "notify", "policies/bundle", "server", "server/extauthz", "internal/keyring"},
 
 	// Programs of the workshop; nothing of the product imports them.
 	"internal/bench":     {"scopes", "authz", "store", "cache", "internal/keyring", "policies/bundle"},
@@ -64,7 +67,7 @@ var confined = map[string][]string{
 	"github.com/envoyproxy":            {"server/extauthz"},
 	"github.com/alecthomas/kong":       {"cmd/latchkey"},
 	"go.opentelemetry.io/otel":         {"server", "cmd/latchkey"},
-	"net/http":                         {"server", "notify", "policies/bundle", "cmd/latchkey", "internal/bench", "internal/demo"},
+	"net/http":                         {"server", "notify", "control", "policies/bundle", "cmd/latchkey", "internal/bench", "internal/demo"},
 }
 
 // clockReaders are the places where time.Now may stand: everywhere else the

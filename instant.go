@@ -52,6 +52,21 @@ func (i Instant) MarshalJSON() ([]byte, error) {
 	return append(i.AppendText([]byte{'"'}), '"'), nil
 }
 
+// UnmarshalJSON reads what MarshalJSON writes.
+func (i *Instant) UnmarshalJSON(b []byte) error {
+	if string(b) == "null" {
+		*i = Never
+		return nil
+	}
+	if len(b) >= 2 && b[0] == '"' && b[len(b)-1] == '"' {
+		if at, ok := ParseInstant(string(b[1 : len(b)-1])); ok {
+			*i = at
+			return nil
+		}
+	}
+	return Errorf(Invalid, "invalid_time", "want an RFC 3339 time, or null")
+}
+
 // ParseInstant reads an RFC 3339 timestamp of the years 1970 to 9999, cutting
 // it to microseconds.
 func ParseInstant(text string) (Instant, bool) {
