@@ -69,17 +69,30 @@ type Replay struct {
 
 // Authenticator resolves tokens against the table. Safe for concurrent use.
 type Authenticator struct {
-	table   KeyTable
+	keys    KeyFinder
 	peppers *Peppers
 	root    *RootKey
 	uses    *Uses
+	foreign SecretVerifier
 
 	refusedUnread atomic.Int64
 }
 
-// NewAuthenticator makes one; uses may be nil, then last uses go unrecorded.
-func NewAuthenticator(table KeyTable, peppers *Peppers, root *RootKey, uses *Uses) *Authenticator {
-	return &Authenticator{table: table, peppers: peppers, root: root, uses: uses}
+// SecretVerifier asks who can tell whether a token is the one that a Foreign
+// secret is kept of. It may wait for I/O, a bounded time.
+type SecretVerifier func(Token, SecretState) (bool, error)
+
+// NewAuthenticator makes one; uses may be nil, then last uses go unrecorded, and
+// so may root, then no token is the root key.
+func NewAuthenticator(keys KeyFinder, peppers *Peppers, root *RootKey, uses *Uses) *Authenticator {
+	return &Authenticator{keys: keys, peppers: peppers, root: root, uses: uses}
+}
+
+// Ask makes it ask verify about foreign secrets, which are refused without; it
+// is called before any other method, and returns a.
+func (a *Authenticator) Ask(verify SecretVerifier) *Authenticator {
+	a.foreign = verify
+	return a
 }
 
 // RefusedUnread counts the tokens that were refused for their form or
@@ -95,6 +108,9 @@ type Resolved struct {
 	Kid    Kid
 	Handle Handle
 	EndsAt latchkey.Instant // of the secret or the key, whichever is first
+	// Err says that nobody can tell now what the token stands for; Status is
+	// Unknown then.
+	Err error
 }
 
 // Resolve looks up a token. An unknown one costs the same comparison as a
@@ -106,7 +122,7 @@ func (a *Authenticator) Resolve(text []byte, now latchkey.Instant, source netip.
 		return Resolved{}
 	}
 	if token.Kind == RootCredential {
-		if !a.root.holds(token, a.peppers) {
+		if a.root == nil || !a.root.holds(token, a.peppers) {
 			return Resolved{}
 		}
 		if a.uses != nil {
@@ -114,10 +130,12 @@ func (a *Authenticator) Resolve(text []byte, now latchkey.Instant, source netip.
 		}
 		return Resolved{Kind: RootCredential, Status: Active, Kid: token.Kid, Handle: token.ref(), EndsAt: latchkey.Never}
 	}
-	secret, _ := a.table.Secret(token.Kid) // the zero digest is the dummy
-	digest := a.peppers.Digest(secret.Pepper, token)
-	if subtle.ConstantTimeCompare(digest[:], secret.Digest[:]) != 1 || secret.Key == nil {
-		return Resolved{}
+	secret, _, err := a.keys.FindSecret(token.Kid)
+	if err != nil {
+		return Resolved{Err: err}
+	}
+	if holds, err := a.holds(token, secret); !holds {
+		return Resolved{Err: err}
 	}
 	r := Resolved{
 		Kind: AccessKeyCredential, Key: secret.Key, Kid: token.Kid, Handle: token.ref(),
@@ -130,6 +148,17 @@ func (a *Authenticator) Resolve(text []byte, now latchkey.Instant, source netip.
 		a.uses.note(a.peppers, token, secret, now, source)
 	}
 	return r
+}
+
+// holds reports whether the token is the one that the secret is kept of. A
+// secret that is not known is the zero one, whose digest is the dummy.
+func (a *Authenticator) holds(token Token, secret SecretState) (bool, error) {
+	if secret.Foreign && secret.Key != nil && a.foreign != nil {
+		return a.foreign(token, secret)
+	}
+	digest := a.peppers.Digest(secret.Pepper, token)
+	equal := subtle.ConstantTimeCompare(digest[:], secret.Digest[:]) == 1
+	return equal && secret.Key != nil && !secret.Foreign, nil
 }
 
 // ErrUnauthenticated is the uniform refusal of a credential that is unknown,
@@ -150,6 +179,9 @@ func (a *Authenticator) Authenticate(text []byte, now latchkey.Instant, source n
 	case Revoked:
 		return Caller{}, true, latchkey.Errorf(latchkey.Unauthenticated, "key_revoked", "the key has been revoked")
 	default:
+		if r.Err != nil {
+			return Caller{}, false, latchkey.Errorf(latchkey.Unavailable, "credential_unverified", "the credential cannot be verified now; try again").Because(r.Err)
+		}
 		return Caller{}, false, ErrUnauthenticated()
 	}
 	c := Caller{Kind: r.Kind, Key: r.Key, Kid: r.Kid, Handle: r.Handle, Source: source}

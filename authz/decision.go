@@ -24,7 +24,8 @@ const (
 	PolicyRule        ReasonCode = "policy_rule"    // a rule of the policy decided
 	PolicyDefault     ReasonCode = "policy_default" // no rule matched
 	PolicyError       ReasonCode = "policy_error"   // the policy could not be evaluated
-	NotReady          ReasonCode = "not_ready"      // nothing can be decided yet
+	NotReady          ReasonCode = "not_ready"      // nothing can be decided yet, or nobody can tell of the subject now
+	Stale             ReasonCode = "stale"          // what is known here may be out of date
 )
 
 // Reason is one cause of a decision.

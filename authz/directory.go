@@ -13,17 +13,21 @@ import (
 	"github.com/latchkey-dev/latchkey/scopes"
 )
 
-// PropertySource finds stored properties in memory; nil where there are none.
-// No call waits for I/O, and all of them are safe for concurrent use.
+// PropertySource finds stored properties for decisions; nil where there are
+// none. Where not all are in memory a call may wait for I/O, a bounded time; an
+// error says that nobody can tell now. Safe for concurrent use.
 type PropertySource interface {
-	Subject(customer, typ, id string) *policies.Properties
-	Resource(customer, typ, id string) *policies.Properties
+	FindSubject(c *Customer, typ, id string) (*policies.Properties, error)
+	FindResource(c *Customer, typ, id string) (*policies.Properties, error)
 }
 
-// PropertyTable is a PropertySource that is kept up to date; nil removes.
-// Implemented by cache.Directory.
+// PropertyTable is a PropertySource that holds all properties in memory and is
+// kept up to date; nil removes. No call waits for I/O. Implemented by
+// cache.Directory.
 type PropertyTable interface {
 	PropertySource
+	Subject(customer, typ, id string) *policies.Properties
+	Resource(customer, typ, id string) *policies.Properties
 	SetSubject(customer string, ref EntityRef, p *policies.Properties)
 	SetResource(customer string, ref EntityRef, p *policies.Properties)
 	// Size is about how much memory a customer's entities take, in bytes.

@@ -78,7 +78,7 @@ func numbered(tb testing.TB, n int) *authz.Request {
 // customer, whose policy is light, is answered every time.
 func TestDecide_OneCustomersHeavyPolicyLeavesTheOthersTheirTurns(t *testing.T) {
 	table := &cache.Table{}
-	p := authz.NewPDP(authz.PDPConfig{Table: table, MaxStaleness: 30 * time.Second, Concurrency: 1})
+	p := authz.NewPDP(authz.PDPConfig{Keys: table, MaxStaleness: 30 * time.Second, Concurrency: 1})
 	heavy := inForce(t, table, "heavy", compileDocument(t, heavyDocument()))
 	light := inForce(t, table, "light", compileDocument(t, document(t, "light", "action.name == 'read'")))
 
@@ -168,10 +168,12 @@ func TestPolicies_AuthorsOfOneCustomerDoNotKeepOutThoseOfAnother(t *testing.T) {
 // with, after the decision has begun.
 type swapping struct{ change func() }
 
-func (*swapping) Subject(string, string, string) *policies.Properties { return nil }
-func (s *swapping) Resource(string, string, string) *policies.Properties {
+func (*swapping) FindSubject(*authz.Customer, string, string) (*policies.Properties, error) {
+	return nil, nil
+}
+func (s *swapping) FindResource(*authz.Customer, string, string) (*policies.Properties, error) {
 	s.change()
-	return nil
+	return nil, nil
 }
 
 // An explanation is of the decision that it comes with, whatever is put in
@@ -186,7 +188,7 @@ func TestExplain_IsOfWhatDecided(t *testing.T) {
 			}), nil
 		})
 	}
-	p := authz.NewPDP(authz.PDPConfig{Table: table, MaxStaleness: 30 * time.Second, Concurrency: 1,
+	p := authz.NewPDP(authz.PDPConfig{Keys: table, MaxStaleness: 30 * time.Second, Concurrency: 1,
 		Properties: &swapping{func() { put("somebody else") }}})
 	c = inForce(t, table, "c", compileDocument(t, document(t, "p", `in_set('guests', subject.id) && !has(resource.properties.closed)`)))
 	put("u")
@@ -201,7 +203,7 @@ func TestExplain_IsOfWhatDecided(t *testing.T) {
 // beside another customer's, which is asked by eight at once without pause.
 func BenchmarkLightBesideHeavy(b *testing.B) {
 	table := &cache.Table{}
-	p := authz.NewPDP(authz.PDPConfig{Table: table, MaxStaleness: 30 * time.Second, Concurrency: 1})
+	p := authz.NewPDP(authz.PDPConfig{Keys: table, MaxStaleness: 30 * time.Second, Concurrency: 1})
 	heavy := inForce(b, table, "heavy", compileDocument(b, heavyDocument()))
 	light := inForce(b, table, "light", compileDocument(b, document(b, "light", "action.name == 'read'")))
 	p99 := func() float64 {

@@ -115,6 +115,7 @@ type KeyState struct {
 	ExpiresAt latchkey.Instant
 	revoked   atomic.Int64
 	used      atomic.Int64
+	grants    atomic.Pointer[Grants]
 }
 
 // NewKeyState makes the state of a stored key.
@@ -162,6 +163,19 @@ func (k *KeyState) Revoke(at latchkey.Instant) {
 	}
 }
 
+// Grants are what is granted to the key beside its scopes; nil for nothing.
+func (k *KeyState) Grants() *Grants { return k.grants.Load() }
+
+// SetGrants puts g in the place of what is older.
+func (k *KeyState) SetGrants(g *Grants) {
+	for {
+		was := k.grants.Load()
+		if was != nil && (g == nil || was.Version >= g.Version) || k.grants.CompareAndSwap(was, g) {
+			return
+		}
+	}
+}
+
 // Status tells whether the key holds at now. Revocation is told before expiry,
 // and the end of the customer is the end of its keys. A nil state is Unknown.
 func (k *KeyState) Status(now latchkey.Instant) Status {
@@ -187,9 +201,12 @@ func (k *KeyState) Touch(now latchkey.Instant) bool {
 type SecretState struct {
 	Digest Digest
 	Pepper PepperRef
-	Test   bool             // made in test mode: part of the handle
-	EndsAt latchkey.Instant // Never for a current one
-	Key    *KeyState
+	// Foreign says that the digest was made with a pepper that is not here: who
+	// has it must be asked.
+	Foreign bool
+	Test    bool             // made in test mode: part of the handle
+	EndsAt  latchkey.Instant // Never for a current one
+	Key     *KeyState
 }
 
 // Customer is a tenant in memory. Immutable but for its end and its policies.
@@ -208,9 +225,21 @@ func (c *Customer) Deleted() bool { return c == nil || c.deleted.Load() }
 // Delete ends the customer in this process.
 func (c *Customer) Delete() { c.deleted.Store(true) }
 
+// KeyFinder finds keys for authentication and decisions. Where not all keys are
+// in memory a call may wait for I/O, a bounded time; an error says that nobody
+// can tell now whether there is such a key. Safe for concurrent use.
+type KeyFinder interface {
+	// FindSecret finds a secret by its kid, and counts the look-up.
+	FindSecret(Kid) (SecretState, bool, error)
+	// FindKey finds a key's state, ended ones too; nil when there is none. Two
+	// calls may give different states of one key.
+	FindKey(KeyID) (*KeyState, error)
+}
+
 // KeyTable is what is held in memory; no call waits for I/O, and all of them
 // are safe for concurrent use. Implemented by cache.Table.
 type KeyTable interface {
+	KeyFinder
 	// Secret finds a secret by its kid, and counts the look-up.
 	Secret(Kid) (SecretState, bool)
 	// Key finds a key's state, ended ones too; nil when there is none.

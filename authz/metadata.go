@@ -12,6 +12,12 @@ import (
 // metadataWait bounds the one read of a key's metadata.
 const metadataWait = time.Second
 
+// MetadataSource finds what a key carries beside its scopes, as an object of
+// strings. Safe for concurrent use.
+type MetadataSource interface {
+	Of(*KeyState) (*policies.Properties, error)
+}
+
 // Metadata finds what keys carry beside their scopes, for policies that read
 // it. A key's metadata never changes, so it is read from the record once and
 // then kept, in bounded number. Safe for concurrent use.

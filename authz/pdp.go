@@ -21,10 +21,12 @@ type PDP struct {
 
 // PDPConfig are the collaborators and settings of a PDP.
 type PDPConfig struct {
-	Table KeyTable
-	Auth  *Authenticator
+	Keys KeyFinder
+	Auth *Authenticator
 	// Metadata of keys, for policies that read it; without it they are denied.
-	Metadata *Metadata
+	Metadata MetadataSource
+	// Grants of subjects that are not access keys; nil: there are none.
+	Grants GrantSource
 	// Properties are the stored ones, for policies that read them; nil: none are.
 	Properties PropertySource
 	// MaxStaleness is how long an answer may be reused at most.
@@ -91,7 +93,7 @@ func (p *PDP) mayExplain(caller *Caller, key *KeyState) bool {
 	case key == nil || key.Customer != caller.Customer:
 		return false
 	}
-	return key == caller.Key || caller.Scopes().Sees(key.Scopes)
+	return caller.Key != nil && key.ID == caller.Key.ID || caller.Scopes().Sees(key.Scopes)
 }
 
 // decide returns the subject's key where it was found in force. Where traces is
@@ -118,6 +120,9 @@ func (p *PDP) decide(d *Decision, c *Customer, q *Request, now latchkey.Instant,
 		var refusal ReasonCode
 		if key, endsAt, refusal = p.subject(c, q, now); refusal != "" {
 			d.deny(Reason{Code: refusal, Key: key})
+			if refusal == NotReady {
+				d.ExpiresAt = now
+			}
 			return nil, nil
 		}
 		d.ExpiresAt = min(d.ExpiresAt, endsAt)
@@ -222,7 +227,9 @@ func (p *PDP) evaluate(d *Decision, policy *policies.Policy, s *policies.Snapsho
 			}
 		}
 	}
-	p.lookUpProperties(in, policy.Reads, c, key)
+	if err := p.lookUpProperties(in, policy.Reads, c, key); err != nil {
+		return policies.Result{}, err
+	}
 	if !c.turns.take(p.cfg.Concurrency) {
 		return policies.Result{}, &policies.EvaluationError{Failure: policies.Busy}
 	}
@@ -237,20 +244,23 @@ func (p *PDP) evaluate(d *Decision, policy *policies.Policy, s *policies.Snapsho
 // lookUpProperties finds what is stored of the subject and the resource, where
 // the policy reads it. An access key's are found by its id, however the request
 // names the key; key is nil for any other subject.
-func (p *PDP) lookUpProperties(in *policies.Input, reads policies.Reads, c *Customer, key *KeyState) {
+func (p *PDP) lookUpProperties(in *policies.Input, reads policies.Reads, c *Customer, key *KeyState) (err error) {
 	if p.cfg.Properties == nil {
-		return
+		return nil
 	}
 	if reads.SubjectProperties {
 		id := in.Subject.ID
 		if key != nil {
 			id = key.ID.String()
 		}
-		in.Subject.Stored = p.cfg.Properties.Subject(c.ID, in.Subject.Type, id)
+		if in.Subject.Stored, err = p.cfg.Properties.FindSubject(c, in.Subject.Type, id); err != nil {
+			return err
+		}
 	}
 	if reads.ResourceProperties {
-		in.Resource.Stored = p.cfg.Properties.Resource(c.ID, in.Resource.Type, in.Resource.ID)
+		in.Resource.Stored, err = p.cfg.Properties.FindResource(c, in.Resource.Type, in.Resource.ID)
 	}
+	return err
 }
 
 // subject finds the key that the request is about, by its secret, its id or
@@ -266,16 +276,25 @@ func (p *PDP) subject(c *Customer, q *Request, now latchkey.Instant) (key *KeySt
 		if r.Kind == RootCredential {
 			return nil, 0, SubjectNotAllowed
 		}
+		if r.Err != nil {
+			return nil, 0, NotReady
+		}
 		key, endsAt, status = r.Key, r.EndsAt, r.Status
 		if key != nil && q.Subject.ID != "" {
-			named, until := p.find(q.Subject.ID, now)
-			if named != key {
+			named, until, err := p.find(q.Subject.ID, now)
+			switch {
+			case err != nil:
+				return nil, 0, NotReady
+			case named == nil || named.ID != key.ID:
 				return nil, 0, KeyUnknown
 			}
 			endsAt = min(endsAt, until)
 		}
 	default:
-		key, endsAt = p.find(q.Subject.ID, now)
+		var err error
+		if key, endsAt, err = p.find(q.Subject.ID, now); err != nil {
+			return nil, 0, NotReady
+		}
 		status = key.Status(now)
 		if key == nil && strings.HasPrefix(q.Subject.ID, "lkr1_") {
 			return nil, 0, SubjectNotAllowed
@@ -299,14 +318,19 @@ func (p *PDP) subject(c *Customer, q *Request, now latchkey.Instant) (key *KeySt
 
 // find looks a key up by id or by the handle of a secret that has not ended,
 // and tells until when the name holds.
-func (p *PDP) find(id string, now latchkey.Instant) (*KeyState, latchkey.Instant) {
+func (p *PDP) find(id string, now latchkey.Instant) (*KeyState, latchkey.Instant, error) {
 	if keyID, ok := ParseKeyID(id); ok {
-		return p.cfg.Table.Key(keyID), latchkey.Never
+		key, err := p.cfg.Keys.FindKey(keyID)
+		return key, latchkey.Never, err
 	}
 	if kid, test, ok := parseHandle(id); ok {
-		if s, ok := p.cfg.Table.Secret(kid); ok && s.Test == test && now < s.EndsAt {
-			return s.Key, s.EndsAt
+		s, ok, err := p.cfg.Keys.FindSecret(kid)
+		if err != nil {
+			return nil, 0, err
+		}
+		if ok && s.Test == test && now < s.EndsAt {
+			return s.Key, s.EndsAt, nil
 		}
 	}
-	return nil, latchkey.Never
+	return nil, latchkey.Never, nil
 }

@@ -19,7 +19,7 @@ func pdp(tb testing.TB, n int) (*authz.PDP, *authz.Authenticator, authz.Token, *
 	table := &cache.Table{}
 	token, key := fill(tb, table, n, benchScopes)
 	auth := authz.NewAuthenticator(table, &authz.Peppers{}, authz.NewRootKey(nil, &authz.Peppers{}), nil)
-	return authz.NewPDP(authz.PDPConfig{Table: table, Auth: auth, MaxStaleness: 30 * time.Second}), auth, token, key
+	return authz.NewPDP(authz.PDPConfig{Keys: table, Auth: auth, MaxStaleness: 30 * time.Second}), auth, token, key
 }
 
 // mustDecide is for questions that name no policy, or a known one.

@@ -51,6 +51,7 @@ type Record interface {
 	WriteUses(ctx context.Context, uses []Use, digests []Rehash) error
 
 	DirectoryRecord
+	FeedRecord
 }
 
 // DirectoryRecord is what the database tells of stored subjects, resources and
@@ -163,6 +164,7 @@ type Tx interface {
 	SetRootSecret(ctx context.Context, s KeySecret, at latchkey.Instant) error
 
 	DirectoryTx
+	GrantTx
 
 	// Seq is the sequence number that the change has taken.
 	Seq() int64

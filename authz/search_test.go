@@ -18,7 +18,7 @@ import (
 func TestSearcher_PagesGiveEveryPermittedCandidateOnce(t *testing.T) {
 	table := &cache.Table{}
 	_, key := fill(t, table, 1, `{"doc":[{"f":"yes*","p":2}]}`)
-	s := authz.NewSearcher(nil, authz.NewPDP(authz.PDPConfig{Table: table, MaxStaleness: time.Second}))
+	s := authz.NewSearcher(nil, authz.NewPDP(authz.PDPConfig{Keys: table, MaxStaleness: time.Second}))
 	over, cancel := context.WithCancel(t.Context())
 	cancel()
 	rapid.Check(t, func(t *rapid.T) {
@@ -67,7 +67,7 @@ func TestSearcher_PagesGiveEveryPermittedCandidateOnce(t *testing.T) {
 func TestSearcher_APageLooksAtAThousandCandidates(t *testing.T) {
 	table := &cache.Table{}
 	_, key := fill(t, table, 1, `{"doc":[{"f":"x","p":2}]}`)
-	s := authz.NewSearcher(nil, authz.NewPDP(authz.PDPConfig{Table: table, MaxStaleness: time.Second}))
+	s := authz.NewSearcher(nil, authz.NewPDP(authz.PDPConfig{Keys: table, MaxStaleness: time.Second}))
 	candidates := make([]string, authz.MaxCandidates+1)
 	for i := range candidates {
 		candidates[i] = fmt.Sprint(i)

@@ -92,6 +92,16 @@ func (d *Directory) Resource(customer, typ, id string) *policies.Properties {
 	return d.get(&d.resources, customer, typ, id)
 }
 
+// FindSubject is Subject; it never fails.
+func (d *Directory) FindSubject(c *authz.Customer, typ, id string) (*policies.Properties, error) {
+	return d.Subject(c.ID, typ, id), nil
+}
+
+// FindResource is Resource; it never fails.
+func (d *Directory) FindResource(c *authz.Customer, typ, id string) (*policies.Properties, error) {
+	return d.Resource(c.ID, typ, id), nil
+}
+
 // SetSubject puts p in the place of a subject's properties; nil removes them.
 func (d *Directory) SetSubject(customer string, ref authz.EntityRef, p *policies.Properties) {
 	d.set(&d.subjects, customer, ref, p)

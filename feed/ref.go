@@ -11,8 +11,8 @@ const (
 	Secret   Kind = "secret"   // the same record, found by a kid
 	Subject  Kind = "subject"  // grants and stored properties of any other subject
 	Resource Kind = "resource" // stored properties of a resource
-	Policy   Kind = "policy"   // ID is the name
-	Set      Kind = "set"      // ID is the name
+	Policy   Kind = "policy"   // ID is the record's
+	Set      Kind = "set"      // ID is the record's
 	Customer Kind = "customer" // the customer's own record, its default policy in it
 	Type     Kind = "type"     // a resource type's catalogue of actions
 	Root     Kind = "root"     // the root key; on the system chain

@@ -179,7 +179,7 @@ func start(t testing.TB, change ...func(*options)) *api {
 	a.entities = cache.NewDirectory()
 	must(authz.LoadProperties(ctx, a.db, a.entities))
 	cfg.Directory = authz.NewDirectory(record, a.entities, o.maxDirectory)
-	cfg.PDP = authz.NewPDP(authz.PDPConfig{Table: a.table, Auth: a.auth, Metadata: authz.NewMetadata(record, 16), Properties: a.entities, MaxStaleness: 30 * time.Second, Concurrency: 2})
+	cfg.PDP = authz.NewPDP(authz.PDPConfig{Keys: a.table, Auth: a.auth, Metadata: authz.NewMetadata(record, 16), Properties: a.entities, MaxStaleness: 30 * time.Second, Concurrency: 2})
 	cfg.Searcher = authz.NewSearcher(record, cfg.PDP)
 	o.sets.Record, o.sets.Origin = record, o.origin
 	cfg.Sets = authz.NewSets(o.sets)

@@ -59,7 +59,7 @@ func newMetrics(registry *prometheus.Registry) *metrics {
 	}{
 		{true, []authz.ReasonCode{authz.ScopePermits, authz.PolicyRule, authz.PolicyDefault, authz.GrantPermits}},
 		{false, []authz.ReasonCode{authz.ScopeMissing, authz.PolicyRule, authz.PolicyDefault, authz.PolicyError, authz.KeyUnknown, authz.KeyExpired,
-			authz.KeyRevoked, authz.SubjectNotAllowed, authz.ValueNotPermitted, authz.NoGrant, authz.NotReady,
+			authz.KeyRevoked, authz.SubjectNotAllowed, authz.ValueNotPermitted, authz.NoGrant, authz.NotReady, authz.Stale,
 			noRoute, ambiguousPath, invalidOriginal, credentialInPath}},
 	} {
 		result := "deny"

@@ -268,7 +268,7 @@ func startOpenAPI(t *testing.T, doc *openapiDocument, change func(*server.Config
 	s.root = made.Reveal()
 	must(s.db.Load(ctx, table, parser, peppers))
 	auth := authz.NewAuthenticator(table, peppers, root, authz.NewUses(s.db))
-	entities, pdp := cache.NewDirectory(), authz.NewPDP(authz.PDPConfig{Table: table, Auth: auth, MaxStaleness: 30 * time.Second})
+	entities, pdp := cache.NewDirectory(), authz.NewPDP(authz.PDPConfig{Keys: table, Auth: auth, MaxStaleness: 30 * time.Second})
 	cfg := server.Config{
 		Authenticator: auth,
 		Directory:     authz.NewDirectory(s.db, entities, 32<<10),

@@ -10,6 +10,7 @@ import (
 	"github.com/latchkey-dev/latchkey"
 	"github.com/latchkey-dev/latchkey/audit"
 	"github.com/latchkey-dev/latchkey/authz"
+	"github.com/latchkey-dev/latchkey/feed"
 )
 
 // tx is one change in its transaction.
@@ -19,6 +20,8 @@ type tx struct {
 	seq   int64
 	// decides says that the change is to what the customer decides by.
 	decides bool
+	// touched are what nodes keep copies of, with what the feed tells of each.
+	touched map[feed.Ref]string
 }
 
 var _ authz.Tx = (*tx)(nil)
@@ -65,6 +68,9 @@ func (db *DB) Change(ctx context.Context, c authz.Change, do func(authz.Tx) (aud
 		}
 	}
 	if err := t.writeEvent(ctx, draft, db.mac); err != nil {
+		return err
+	}
+	if err := t.writeFeed(ctx, c.At); err != nil {
 		return err
 	}
 	if c.Reply != nil {

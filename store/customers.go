@@ -9,6 +9,7 @@ import (
 	"github.com/latchkey-dev/latchkey"
 	"github.com/latchkey-dev/latchkey/audit"
 	"github.com/latchkey-dev/latchkey/authz"
+	"github.com/latchkey-dev/latchkey/feed"
 )
 
 func errCustomerNotFound() error {
@@ -67,6 +68,7 @@ func (t *tx) Customer(ctx context.Context) (authz.CustomerRecord, error) {
 }
 
 func (t *tx) InsertCustomer(ctx context.Context, c authz.CustomerRecord) error {
+	t.touch(feed.Ref{Kind: feed.Customer, ID: c.ID}, "")
 	_, err := t.ExecContext(ctx, `INSERT INTO customers (id, name, max_active_keys, default_policy, seq, created_at, deleted_at) VALUES ($1, $2, $3, $4, 0, $5, $6)`,
 		c.ID, c.Name, c.MaxActiveKeys, c.DefaultPolicy, int64(c.CreatedAt), int64(c.DeletedAt))
 	if unique(err) {
@@ -79,6 +81,7 @@ func (t *tx) InsertCustomer(ctx context.Context, c authz.CustomerRecord) error {
 }
 
 func (t *tx) UpdateCustomer(ctx context.Context, c authz.CustomerRecord) error {
+	t.touch(feed.Ref{Kind: feed.Customer, ID: c.ID}, "")
 	_, err := t.ExecContext(ctx, `UPDATE customers SET name = $2, max_active_keys = $3, deleted_at = $5,
 		policies_seq = CASE WHEN default_policy = $4 THEN policies_seq ELSE seq END, default_policy = $4 WHERE id = $1`,
 		c.ID, c.Name, c.MaxActiveKeys, c.DefaultPolicy, int64(c.DeletedAt))

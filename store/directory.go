@@ -14,6 +14,7 @@ import (
 
 	"github.com/latchkey-dev/latchkey"
 	"github.com/latchkey-dev/latchkey/authz"
+	"github.com/latchkey-dev/latchkey/feed"
 	"github.com/latchkey-dev/latchkey/internal/strictjson"
 )
 
@@ -201,6 +202,9 @@ func (db *DB) each(ctx context.Context, table, typ string, do func(string, authz
 
 // UpsertSubjects implements authz.DirectoryTx.
 func (t *tx) UpsertSubjects(ctx context.Context, updates []authz.SubjectUpdate) ([]authz.SubjectRecord, error) {
+	for i := range updates {
+		t.touch(feed.Ref{Kind: feed.Subject, Type: updates[i].Type, ID: updates[i].ID}, "")
+	}
 	upsert, err := t.PrepareContext(ctx, `INSERT INTO subjects (customer_id, type, id, properties, version) VALUES ($1, $2, $3, COALESCE($4, '{}'), $5)
 		ON CONFLICT (customer_id, type, id) DO UPDATE SET properties = COALESCE($4, subjects.properties), version = excluded.version
 		RETURNING type, id, properties`)
@@ -220,6 +224,9 @@ func (t *tx) UpsertSubjects(ctx context.Context, updates []authz.SubjectUpdate) 
 
 // UpsertResources implements authz.DirectoryTx.
 func (t *tx) UpsertResources(ctx context.Context, updates []authz.ResourceUpdate) ([]authz.ResourceRecord, error) {
+	for i := range updates {
+		t.touch(feed.Ref{Kind: feed.Resource, Type: updates[i].Type, ID: updates[i].ID}, "")
+	}
 	upsert, err := t.PrepareContext(ctx, `INSERT INTO resources (customer_id, kind, id, display_name, labels, properties, version)
 		VALUES ($1, $2, $3, COALESCE($4, ''), COALESCE($5, '{}'), COALESCE($6, '{}'), $7)
 		ON CONFLICT (customer_id, kind, id) DO UPDATE SET display_name = COALESCE($4, resources.display_name),
@@ -278,6 +285,7 @@ func (t *tx) dropLabels(ctx context.Context, ref authz.EntityRef) error {
 
 // SetResourceType implements authz.DirectoryTx.
 func (t *tx) SetResourceType(ctx context.Context, rt authz.ResourceType) error {
+	t.touch(feed.Ref{Kind: feed.Type, ID: rt.Type}, "")
 	actions, err := json.Marshal(rt.Actions)
 	if err == nil {
 		_, err = t.ExecContext(ctx, `INSERT INTO resource_types (customer_id, type, actions, version) VALUES ($1, $2, $3, $4)
@@ -292,11 +300,13 @@ func (t *tx) SetResourceType(ctx context.Context, rt authz.ResourceType) error {
 
 // DeleteSubject implements authz.DirectoryTx.
 func (t *tx) DeleteSubject(ctx context.Context, ref authz.EntityRef) (bool, error) {
+	t.touch(feed.Ref{Kind: feed.Subject, Type: ref.Type, ID: ref.ID}, "")
 	return gone(t.ExecContext(ctx, `DELETE FROM subjects WHERE customer_id = $1 AND type = $2 AND id = $3`, t.chain, ref.Type, ref.ID))
 }
 
 // DeleteResource implements authz.DirectoryTx.
 func (t *tx) DeleteResource(ctx context.Context, ref authz.EntityRef) (bool, error) {
+	t.touch(feed.Ref{Kind: feed.Resource, Type: ref.Type, ID: ref.ID}, "")
 	if err := t.dropLabels(ctx, ref); err != nil {
 		return false, fmt.Errorf("delete the labels of a resource: %w", err)
 	}
@@ -305,6 +315,7 @@ func (t *tx) DeleteResource(ctx context.Context, ref authz.EntityRef) (bool, err
 
 // DeleteResourceType implements authz.DirectoryTx.
 func (t *tx) DeleteResourceType(ctx context.Context, typ string) (bool, error) {
+	t.touch(feed.Ref{Kind: feed.Type, ID: typ}, "")
 	return gone(t.ExecContext(ctx, `DELETE FROM resource_types WHERE customer_id = $1 AND type = $2`, t.chain, typ))
 }
 

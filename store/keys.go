@@ -13,6 +13,7 @@ import (
 
 	"github.com/latchkey-dev/latchkey"
 	"github.com/latchkey-dev/latchkey/authz"
+	"github.com/latchkey-dev/latchkey/feed"
 	"github.com/latchkey-dev/latchkey/internal/strictjson"
 )
 
@@ -100,6 +101,7 @@ func (t *tx) CountActiveKeys(ctx context.Context, now latchkey.Instant) (n int, 
 }
 
 func (t *tx) InsertKey(ctx context.Context, k authz.Key, names int64, s authz.KeySecret) error {
+	t.touch(feed.Ref{Kind: feed.Key, ID: k.ID.String()}, "")
 	_, err := t.ExecContext(ctx, `INSERT INTO access_keys
 		(id, customer_id, handle, scopes, names, metadata, created_at, expires_at, revoked_at, rotated_from, last_used_at, last_used_source, version)
 		VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, '', $12)`,
@@ -162,6 +164,7 @@ func (t *tx) KeySecrets(ctx context.Context, id authz.KeyID) (authz.Key, []authz
 }
 
 func (t *tx) RevokeKey(ctx context.Context, id authz.KeyID, at latchkey.Instant) error {
+	t.touch(feed.Ref{Kind: feed.Key, ID: id.String()}, "")
 	_, err := t.ExecContext(ctx, `UPDATE access_keys SET revoked_at = $2, version = $3 WHERE id = $1`, id.String(), int64(at), t.seq)
 	if err != nil {
 		return fmt.Errorf("revoke key %s: %w", id, err)
@@ -170,6 +173,7 @@ func (t *tx) RevokeKey(ctx context.Context, id authz.KeyID, at latchkey.Instant)
 }
 
 func (t *tx) RotateKey(ctx context.Context, k authz.Key, s authz.KeySecret, ends map[authz.Kid]latchkey.Instant) error {
+	t.touch(feed.Ref{Kind: feed.Key, ID: k.ID.String()}, "")
 	_, err := t.ExecContext(ctx, `UPDATE access_keys SET handle = $2, rotated_from = $3, version = $4 WHERE id = $1`, k.ID.String(), k.Handle, k.RotatedFrom, t.seq)
 	if err != nil {
 		return fmt.Errorf("rotate key %s: %w", k.ID, err)
@@ -199,6 +203,7 @@ func (t *tx) RootSecret(ctx context.Context) (s authz.KeySecret, ok bool, err er
 }
 
 func (t *tx) SetRootSecret(ctx context.Context, s authz.KeySecret, at latchkey.Instant) error {
+	t.touch(feed.Ref{Kind: feed.Root}, "")
 	_, err := t.ExecContext(ctx, `INSERT INTO root_key (slot, kid, digest, pepper, set_at) VALUES ('current', $1, $2, $3, $4)
 		ON CONFLICT (slot) DO UPDATE SET kid = excluded.kid, digest = excluded.digest, pepper = excluded.pepper, set_at = excluded.set_at`,
 		s.Kid.String(), s.Digest[:], s.Pepper, int64(at))

@@ -8,6 +8,7 @@ import (
 
 	"github.com/latchkey-dev/latchkey"
 	"github.com/latchkey-dev/latchkey/authz"
+	"github.com/latchkey-dev/latchkey/feed"
 )
 
 func errPolicyNotFound() error {
@@ -148,6 +149,7 @@ func (t *tx) CountPolicies(ctx context.Context) (n int, err error) {
 }
 
 func (t *tx) InsertPolicy(ctx context.Context, p authz.PolicyRecord) error {
+	t.touch(feed.Ref{Kind: feed.Policy, ID: p.ID}, "")
 	t.decides = true
 	_, err := t.ExecContext(ctx, `INSERT INTO policies (id, customer_id, name, language, description, version, created_at, updated_at)
 		VALUES ($1, $2, $3, $4, $5, $6, $7, $8)`,
@@ -172,6 +174,7 @@ func (t *tx) insertVersion(ctx context.Context, p authz.PolicyRecord) error {
 }
 
 func (t *tx) UpdatePolicy(ctx context.Context, p authz.PolicyRecord, keep int) error {
+	t.touch(feed.Ref{Kind: feed.Policy, ID: p.ID}, "")
 	t.decides = true
 	if err := t.insertVersion(ctx, p); err != nil {
 		return err
@@ -189,6 +192,7 @@ func (t *tx) UpdatePolicy(ctx context.Context, p authz.PolicyRecord, keep int) e
 }
 
 func (t *tx) DeletePolicy(ctx context.Context, id string) error {
+	t.touch(feed.Ref{Kind: feed.Policy, ID: id}, "")
 	t.decides = true
 	_, err := t.ExecContext(ctx, `DELETE FROM policy_versions WHERE policy_id = $1 AND EXISTS
 		(SELECT 1 FROM policies WHERE id = $1 AND customer_id = $2)`, id, t.chain)

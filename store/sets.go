@@ -12,6 +12,7 @@ import (
 
 	"github.com/latchkey-dev/latchkey"
 	"github.com/latchkey-dev/latchkey/authz"
+	"github.com/latchkey-dev/latchkey/feed"
 	"github.com/latchkey-dev/latchkey/policies"
 )
 
@@ -121,6 +122,7 @@ func (t *tx) CountSets(ctx context.Context) (n int, err error) {
 }
 
 func (t *tx) InsertSet(ctx context.Context, s authz.SetRecord) error {
+	t.touch(feed.Ref{Kind: feed.Set, ID: s.ID}, "")
 	t.decides = true
 	_, err := t.ExecContext(ctx, `INSERT INTO sets (`+setColumns+`) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)`,
 		s.ID, t.chain, s.Name, string(s.EntityType), s.Description, s.Size, s.Version, s.Seq, int64(s.CreatedAt), int64(s.UpdatedAt))
@@ -134,6 +136,7 @@ func (t *tx) InsertSet(ctx context.Context, s authz.SetRecord) error {
 }
 
 func (t *tx) UpdateSet(ctx context.Context, s authz.SetRecord) error {
+	t.touch(feed.Ref{Kind: feed.Set, ID: s.ID}, "")
 	t.decides = true
 	_, err := t.ExecContext(ctx, `UPDATE sets SET description = $2, size = $3, version = $4, seq = $5, updated_at = $6 WHERE id = $1`,
 		s.ID, s.Description, s.Size, s.Version, s.Seq, int64(s.UpdatedAt))
@@ -144,6 +147,7 @@ func (t *tx) UpdateSet(ctx context.Context, s authz.SetRecord) error {
 }
 
 func (t *tx) DeleteSet(ctx context.Context, set string) error {
+	t.touch(feed.Ref{Kind: feed.Set, ID: set}, "")
 	t.decides = true
 	_, err := t.ExecContext(ctx, `DELETE FROM set_values WHERE set_id = $1`, set)
 	if err == nil {

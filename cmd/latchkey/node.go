@@ -228,7 +228,7 @@ func openNode(ctx context.Context, cmd *ServeCmd, with nodeConfig) (*node, error
 	if publicURL == "" {
 		publicURL = with.baseURL
 	}
-	pdp := authz.NewPDP(authz.PDPConfig{Table: n.table, Auth: auth, Metadata: authz.NewMetadata(b.db, keptMetadata), Properties: n.entities,
+	pdp := authz.NewPDP(authz.PDPConfig{Keys: n.table, Auth: auth, Metadata: authz.NewMetadata(b.db, keptMetadata), Properties: n.entities,
 		MaxStaleness: cmd.MaxStaleness, Concurrency: atOnce(cmd.PolicyConcurrency)})
 	n.register(auth)
 	cfg := server.Config{

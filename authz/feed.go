@@ -1,0 +1,70 @@
+package authz
+
+import (
+	"context"
+
+	"github.com/latchkey-dev/latchkey"
+	"github.com/latchkey-dev/latchkey/feed"
+)
+
+// FeedRecord is what the database tells those that keep copies of it.
+type FeedRecord interface {
+	// Positions tells how far the changes of every chain go: the customers',
+	// ended ones too, and the system's.
+	Positions(ctx context.Context) ([]Position, error)
+	// Changes returns what the changes after the given one touched, at most limit
+	// of them and without a gap: nothing where the next one is not known any more
+	// (or not made yet).
+	Changes(ctx context.Context, chain string, after int64, limit int) ([]Touched, error)
+	// FullKey returns a key with all that belongs to it, NotFound without it.
+	FullKey(ctx context.Context, customer string, id KeyID, now latchkey.Instant) (FullKey, error)
+	// KeyOfKid finds whose secret it is.
+	KeyOfKid(ctx context.Context, customer string, kid Kid) (KeyID, bool, error)
+
+	// Grant returns one, NotFound without it.
+	Grant(ctx context.Context, customer, id string) (GrantRecord, error)
+	Grants(ctx context.Context, q GrantQuery) ([]GrantRecord, error)
+	// SubjectGrants returns those of a subject that have not ended at now, by id,
+	// as of a sequence number.
+	SubjectGrants(ctx context.Context, customer string, subject EntityRef, now latchkey.Instant) ([]GrantRecord, int64, error)
+	// EachGrant goes over all that have not ended at now, those of one subject
+	// one after the other.
+	EachGrant(ctx context.Context, now latchkey.Instant, do func(GrantRecord) error) error
+}
+
+// GrantTx is what a change may do to grants, in the chain's customer.
+type GrantTx interface {
+	Grant(ctx context.Context, id string) (GrantRecord, error)
+	// CountLiveGrants counts the subject's that have not ended at now.
+	CountLiveGrants(ctx context.Context, subject EntityRef, now latchkey.Instant) (int, error)
+	InsertGrant(ctx context.Context, g GrantRecord) error
+	RevokeGrant(ctx context.Context, g GrantRecord, at latchkey.Instant) error
+}
+
+// Position is how far the changes of a chain go.
+type Position struct {
+	Chain     string // a customer's id, or audit.SystemChain
+	Seq       int64  // of the last change
+	Policies  int64  // of the last one to what the customer decides by
+	DeletedAt latchkey.Instant
+}
+
+// Touched is what a change touched.
+type Touched struct {
+	Seq     int64
+	At      latchkey.Instant
+	Refs    []feed.Ref
+	Details []string    // of each ref: what of it changed, where that is told
+	All     []feed.Kind // kinds of which so many were touched that Refs has none
+}
+
+// AllTouched is the detail that says so.
+const AllTouched = "all"
+
+// FullKey is a key with its secrets, and its grants that have not ended.
+type FullKey struct {
+	Key     Key
+	Secrets []KeySecret // by kid
+	Grants  []GrantRecord
+	AsOf    int64 // sequence number as of which it is so
+}
