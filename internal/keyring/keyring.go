@@ -29,6 +29,9 @@ type Keyring struct {
 	// Bundle is the PKCS #8 form of the P-256 key that signs bundles; nil in a
 	// file from before there were bundles, until LoadOrCreate adds it.
 	Bundle []byte `json:"bundle,omitempty"`
+	// Feed is the seed of the Ed25519 key that signs what nodes of a fleet follow;
+	// nil in a file from before there was a feed, as Bundle.
+	Feed []byte `json:"feed,omitempty"`
 }
 
 // BundleKey returns the key that signs bundles.
@@ -44,7 +47,15 @@ func (k *Keyring) BundleKey() (*ecdsa.PrivateKey, error) {
 	return p256, nil
 }
 
-func (k *Keyring) addBundleKey() error {
+// complete makes the keys that an older file lacks.
+func (k *Keyring) complete() error {
+	if k.Feed == nil {
+		k.Feed = make([]byte, keyBytes)
+		rand.Read(k.Feed)
+	}
+	if k.Bundle != nil {
+		return nil
+	}
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
 		return err
@@ -63,7 +74,7 @@ func Load(path string) (*Keyring, error) {
 	if err := json.Unmarshal(text, k); err != nil {
 		return nil, fmt.Errorf("the keyring %s is not what this server wrote", path)
 	}
-	if len(k.AuditMAC) != keyBytes || len(k.Seal) != keyBytes {
+	if len(k.AuditMAC) != keyBytes || len(k.Seal) != keyBytes || k.Feed != nil && len(k.Feed) != keyBytes {
 		return nil, fmt.Errorf("the keyring %s lacks a key, or one has the wrong length", path)
 	}
 	if k.Bundle != nil {
@@ -85,7 +96,7 @@ func LoadOrCreate(path string) (*Keyring, error) {
 		k = &Keyring{AuditMAC: make([]byte, keyBytes), Seal: make([]byte, keyBytes)}
 		rand.Read(k.AuditMAC)
 		rand.Read(k.Seal)
-		if err := k.addBundleKey(); err != nil {
+		if err := k.complete(); err != nil {
 			return nil, err
 		}
 		if err := k.write(path, os.Link); err != nil { // never over an existing one
@@ -93,8 +104,8 @@ func LoadOrCreate(path string) (*Keyring, error) {
 		}
 	case err != nil:
 		return nil, err
-	case k.Bundle == nil:
-		if err := k.addBundleKey(); err != nil {
+	case k.Bundle == nil || k.Feed == nil:
+		if err := k.complete(); err != nil {
 			return nil, err
 		}
 		if err := k.write(path, os.Rename); err != nil {
