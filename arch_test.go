@@ -63,6 +63,7 @@ var confined = map[string][]string{
 	"github.com/open-policy-agent/opa": {"policies", "policies/bundle"},
 	"github.com/google/cel-go":         {"policies"},
 	"github.com/redis/go-redis":        {"cache"},
+	"github.com/maypok86/otter":        {"cache"},
 	"google.golang.org/grpc":           {"server/extauthz"},
 	"github.com/envoyproxy":            {"server/extauthz"},
 	"github.com/alecthomas/kong":       {"cmd/latchkey"},

@@ -2,6 +2,7 @@ package feed
 
 import (
 	"encoding/json"
+	"slices"
 
 	"github.com/latchkey-dev/latchkey"
 )
@@ -88,19 +89,19 @@ func (r *Record) answers(ref Ref) bool {
 	if r.Ref == ref {
 		return true
 	}
-	if ref.Kind != Secret || r.Ref.Kind != Key {
-		return false
-	}
+	return ref.Kind == Secret && slices.Contains(r.Kids(), ref.ID)
+}
+
+// Kids are those of the secrets in a key's record; none of any other.
+func (r *Record) Kids() (kids []string) {
 	var body KeyBody
-	if json.Unmarshal(r.Body, &body) != nil {
-		return false
+	if r.Ref.Kind != Key || json.Unmarshal(r.Body, &body) != nil {
+		return nil
 	}
 	for i := range body.Secrets {
-		if body.Secrets[i].Kid == ref.ID {
-			return true
-		}
+		kids = append(kids, body.Secrets[i].Kid)
 	}
-	return false
+	return kids
 }
 
 // Message is one change of a customer as the feed carries it.
