@@ -49,6 +49,7 @@ var edges = map[string][]string{
 	"internal/demo":      nil,
 	"internal/container": nil,
 	"internal/proxies":   nil,
+	"internal/servers":   nil,
 }
 
 var ground = []string{"", "internal/strictjson"}
@@ -59,6 +60,7 @@ var confined = map[string][]string{
 	"github.com/valyala/fasthttp":      {"server", "internal/bench"},
 	"database/sql":                     {"store"},
 	"modernc.org/sqlite":               {"store"},
+	"github.com/jackc/pgx":             {"store"},
 	"github.com/pressly/goose":         {"store"},
 	"github.com/open-policy-agent/opa": {"policies", "policies/bundle"},
 	"github.com/google/cel-go":         {"policies"},

@@ -153,7 +153,7 @@ func (db *DB) Chains(ctx context.Context) ([]string, error) {
 // moment, and that it passes through the anchors that are its own. A customer's
 // sequence number is the third witness: it stands in the customer's own row.
 func (db *DB) VerifyChain(ctx context.Context, chain string, anchors ...audit.Head) (audit.Report, error) {
-	snapshot, err := db.read.BeginTx(ctx, &sql.TxOptions{ReadOnly: true})
+	snapshot, err := db.snapshot(ctx)
 	if err != nil {
 		return audit.Report{}, refine(fmt.Errorf("verify chain %s: %w", chain, err))
 	}

@@ -27,12 +27,32 @@ type tx struct {
 var _ authz.Tx = (*tx)(nil)
 
 // Change implements authz.Record.
-func (db *DB) Change(ctx context.Context, c authz.Change, do func(authz.Tx) (audit.Draft, error)) (err error) {
+func (db *DB) Change(ctx context.Context, c authz.Change, do func(authz.Tx) (audit.Draft, error)) error {
 	if _, bounded := ctx.Deadline(); !bounded {
 		var cancel context.CancelFunc
 		ctx, cancel = context.WithTimeout(ctx, 2*lockWait)
 		defer cancel()
 	}
+	leave, err := db.lines.enter(ctx, c.Chain)
+	if err != nil {
+		return refine(fmt.Errorf("wait for the turn of a change: %w", err))
+	}
+	defer leave()
+	for attempt := 1; ; attempt++ {
+		if err = db.change(ctx, c, do); !again(err) || attempt == changeAttempts {
+			return err
+		}
+	}
+}
+
+// lockWait is how long a change waits for its turn to write.
+const lockWait = 5 * time.Second
+
+// changeAttempts is how often a change is tried that others beside it made
+// fail.
+const changeAttempts = 5
+
+func (db *DB) change(ctx context.Context, c authz.Change, do func(authz.Tx) (audit.Draft, error)) (err error) {
 	sqltx, err := db.write.BeginTx(ctx, nil)
 	if err != nil {
 		return refine(fmt.Errorf("begin a change: %w", err))

@@ -100,7 +100,7 @@ func (db *DB) LoadPolicies(ctx context.Context) ([]authz.CustomerPolicies, error
 }
 
 func (db *DB) loadPolicies(ctx context.Context) ([]authz.CustomerPolicies, error) {
-	snapshot, err := db.read.BeginTx(ctx, &sql.TxOptions{ReadOnly: true})
+	snapshot, err := db.snapshot(ctx)
 	if err != nil {
 		return nil, err
 	}

@@ -1,0 +1,215 @@
+package servers
+
+import (
+	"errors"
+	"fmt"
+	"net/url"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"testing"
+)
+
+// PostgresServer is a PostgreSQL of its own, on a unix socket. Its databases sort
+// texts as people do, so that whoever relies on the order of bytes must ask
+// for it.
+type PostgresServer struct {
+	bin, dir string
+	as       *syscall.Credential
+	remove   string
+	running  *process
+	made     atomic.Int64
+}
+
+var shared = sync.OnceValues(func() (*PostgresServer, error) { return startPostgres(true) })
+
+// Postgres returns the URL of an empty database, which is dropped when the test
+// ends. All tests of a process share one server, which ends with it.
+func Postgres(t testing.TB) string {
+	t.Helper()
+	if postgresPrograms() == "" {
+		Missing(t, "PostgreSQL")
+	}
+	s, err := shared()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return s.Database(t)
+}
+
+// StartPostgres starts a server for the test alone, to be stopped and killed.
+func StartPostgres(t testing.TB) *PostgresServer {
+	t.Helper()
+	if postgresPrograms() == "" {
+		Missing(t, "PostgreSQL")
+	}
+	s, err := startPostgres(false)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := s.running.end(); err != nil {
+			t.Error(err)
+		}
+		if err := os.RemoveAll(s.dir); err != nil {
+			t.Error(err)
+		}
+	})
+	return s
+}
+
+// postgresPrograms is the directory of the newest version's programs, "" where
+// there is none.
+func postgresPrograms() string {
+	found, _ := filepath.Glob("/usr/lib/postgresql/*/bin/postgres") // the pattern is well-formed
+	if len(found) == 0 {
+		path, err := exec.LookPath("postgres")
+		if err != nil {
+			return ""
+		}
+		found = []string{path}
+	}
+	version := func(path string) int {
+		n, _ := strconv.Atoi(filepath.Base(filepath.Dir(filepath.Dir(path))))
+		return n
+	}
+	slices.SortFunc(found, func(a, b string) int { return version(b) - version(a) })
+	return filepath.Dir(found[0])
+}
+
+func startPostgres(removed bool) (*PostgresServer, error) {
+	s := &PostgresServer{bin: postgresPrograms()}
+	var err error
+	if s.as, err = account("postgres"); err != nil {
+		return nil, err
+	}
+	if s.dir, err = directory(s.as); err != nil {
+		return nil, err
+	}
+	if removed {
+		s.remove = s.dir
+	}
+	err = s.program("initdb", "--pgdata="+s.data(), "--username=postgres", "--auth=trust", "--no-sync",
+		"--encoding=UTF8", "--locale=C.UTF-8", "--locale-provider=icu", "--icu-locale=en-US")
+	if err == nil {
+		err = s.start()
+	}
+	if err != nil {
+		return nil, errors.Join(err, os.RemoveAll(s.dir))
+	}
+	return s, nil
+}
+
+func (s *PostgresServer) data() string { return filepath.Join(s.dir, "data") }
+
+func (s *PostgresServer) start() (err error) {
+	log := filepath.Join(s.dir, "log")
+	s.running, err = run(s.as, log, "INT", s.remove, filepath.Join(s.bin, "postgres"), "-D", s.data(), "-k", s.dir,
+		"-c", "listen_addresses=", "-c", "max_connections=300", "-c", "fsync=off", "-c", "full_page_writes=off",
+		"-c", "shared_buffers=32MB", "-c", "autovacuum=off")
+	if err != nil {
+		return err
+	}
+	err = await("PostgreSQL does not start", func() error { return s.program("pg_isready", "-q", "-h", s.dir, "-U", "postgres") })
+	if err != nil {
+		text, _ := os.ReadFile(log)
+		return errors.Join(fmt.Errorf("%w\n%s", err, text), s.running.end())
+	}
+	return nil
+}
+
+func (s *PostgresServer) program(name string, args ...string) error {
+	cmd := exec.Command(filepath.Join(s.bin, name), args...)
+	cmd.Dir = s.dir
+	cmd.SysProcAttr = &syscall.SysProcAttr{Credential: s.as}
+	if out, err := cmd.CombinedOutput(); err != nil {
+		return fmt.Errorf("%s: %w\n%s", name, err, out)
+	}
+	return nil
+}
+
+// Database makes an empty database, dropped when the test ends, and returns its
+// URL.
+func (s *PostgresServer) Database(t testing.TB) string {
+	t.Helper()
+	name := fmt.Sprintf("test%d", s.made.Add(1))
+	if err := s.program("createdb", "-h", s.dir, "-U", "postgres", "-T", "template0", name); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if s.stopped() {
+			return
+		}
+		if err := s.program("dropdb", "-h", s.dir, "-U", "postgres", "--force", "--if-exists", name); err != nil {
+			t.Error(err)
+		}
+	})
+	return "postgres:///" + name + "?" + url.Values{"host": {s.dir}, "user": {"postgres"}}.Encode()
+}
+
+func (s *PostgresServer) stopped() bool { return s.running.signal(0) != nil }
+
+// SQL runs a statement in the database of that URL and returns what psql prints
+// of its rows: columns with | between them.
+func (s *PostgresServer) SQL(t testing.TB, database, statement string) string {
+	t.Helper()
+	u, err := url.Parse(database)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return psql(t, s, strings.TrimPrefix(u.Path, "/"), statement)
+}
+
+// SQL runs a statement in a database that [Postgres] has made.
+func SQL(t testing.TB, database, statement string) string {
+	t.Helper()
+	s, err := shared()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return s.SQL(t, database, statement)
+}
+
+func psql(t testing.TB, s *PostgresServer, name, statement string) string {
+	t.Helper()
+	cmd := exec.Command(filepath.Join(s.bin, "psql"), "-h", s.dir, "-U", "postgres", "-X", "-A", "-t", "-q", "-v", "ON_ERROR_STOP=1", "-d", name, "-c", statement)
+	cmd.Dir = s.dir
+	cmd.SysProcAttr = &syscall.SysProcAttr{Credential: s.as}
+	out, err := cmd.CombinedOutput()
+	if err != nil {
+		t.Fatalf("%s: %v\n%s", statement, err, out)
+	}
+	return strings.TrimSpace(string(out))
+}
+
+// Stop ends the server at once, with all sessions, as an operator's restart
+// does. Start brings it back.
+func (s *PostgresServer) Stop(t testing.TB) {
+	t.Helper()
+	if err := s.running.end(); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// Kill ends the server with no chance to put anything in order.
+func (s *PostgresServer) Kill(t testing.TB) {
+	t.Helper()
+	if err := errors.Join(s.running.signal(syscall.SIGKILL), s.running.end()); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// Start starts a server that was stopped or killed.
+func (s *PostgresServer) Start(t testing.TB) {
+	t.Helper()
+	// What was killed may leave processes that still hold its memory.
+	if err := await("PostgreSQL does not start again", s.start); err != nil {
+		t.Fatal(err)
+	}
+}

@@ -1,0 +1,140 @@
+package servers
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"os/user"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+)
+
+// patience is how long a server may take to start or to stop.
+const patience = time.Minute
+
+// Missing skips the test because a server is not installed, where that may be:
+// on a machine that says CI or LATCHKEY_REQUIRE_SERVERS it fails.
+func Missing(t testing.TB, what string) {
+	t.Helper()
+	if os.Getenv("CI") != "" || os.Getenv("LATCHKEY_REQUIRE_SERVERS") != "" {
+		t.Fatalf("%s is not installed", what)
+	}
+	t.Skipf("%s is not installed", what)
+}
+
+// process is one run of a server, under a shell that ends it once our end of
+// a pipe is closed: by end, or by the kernel when this process is gone.
+type process struct {
+	shell *exec.Cmd
+	pipe  io.WriteCloser
+	pid   int // the server's own
+	done  chan struct{}
+}
+
+// keeper runs the server given by its arguments, tells its id, and waits for
+// the end of its input.
+const keeper = `exec 3>&1 >"$LOG" 2>&1; "$@" </dev/null 3>&- & pid=$!; echo $pid >&3; exec 3>&-
+cat >/dev/null; kill -"$END" $pid 2>/dev/null; wait $pid; [ -z "$REMOVE" ] || rm -rf "$REMOVE"`
+
+// run starts a server that ends by the signal. With remove, what it worked on
+// goes with it.
+func run(as *syscall.Credential, log, end, remove string, args ...string) (*process, error) {
+	p := &process{done: make(chan struct{})}
+	p.shell = exec.Command("/bin/sh", append([]string{"-c", keeper, "keeper"}, args...)...)
+	p.shell.Dir = filepath.Dir(log)
+	p.shell.Env = append(os.Environ(), "LOG="+log, "END="+end, "REMOVE="+remove)
+	p.shell.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Credential: as} // a ^C is for the test, whose end it sees
+	var err error
+	if p.pipe, err = p.shell.StdinPipe(); err != nil {
+		return nil, err
+	}
+	out, err := p.shell.StdoutPipe()
+	if err != nil {
+		return nil, err
+	}
+	if err := p.shell.Start(); err != nil {
+		return nil, err
+	}
+	text, err := io.ReadAll(out)
+	if err == nil {
+		p.pid, err = strconv.Atoi(strings.TrimSpace(string(text)))
+	}
+	go func() {
+		_ = p.shell.Wait() // what matters is that it has ended
+		close(p.done)
+	}()
+	if err != nil {
+		return nil, errors.Join(err, p.end())
+	}
+	return p, nil
+}
+
+// signal sends one to the server itself.
+func (p *process) signal(sig syscall.Signal) error { return syscall.Kill(p.pid, sig) }
+
+// end stops the server and waits for it.
+func (p *process) end() error {
+	_ = p.pipe.Close()
+	select {
+	case <-p.done:
+		return nil
+	case <-time.NewTimer(patience).C:
+		return fmt.Errorf("the server %d does not end", p.pid)
+	}
+}
+
+// await asks until the answer is yes.
+func await(what string, ask func() error) error {
+	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	defer cancel()
+	again := time.NewTicker(20 * time.Millisecond)
+	defer again.Stop()
+	for {
+		err := ask()
+		if err == nil {
+			return nil
+		}
+		select {
+		case <-ctx.Done():
+			return fmt.Errorf("%s: %w", what, err)
+		case <-again.C:
+		}
+	}
+}
+
+// account is whom a server that refuses to run as root runs as; nil for whom
+// this process runs as.
+func account(name string) (*syscall.Credential, error) {
+	if os.Getuid() != 0 {
+		return nil, nil
+	}
+	u, err := user.Lookup(name)
+	if err != nil {
+		return nil, err
+	}
+	uid, err := strconv.ParseUint(u.Uid, 10, 32)
+	if err != nil {
+		return nil, err
+	}
+	gid, err := strconv.ParseUint(u.Gid, 10, 32)
+	if err != nil {
+		return nil, err
+	}
+	return &syscall.Credential{Uid: uint32(uid), Gid: uint32(gid)}, nil
+}
+
+// directory makes one for the account, with a short name: it will hold sockets.
+func directory(as *syscall.Credential) (string, error) {
+	dir, err := os.MkdirTemp("/tmp", "lk-")
+	if err == nil && as != nil {
+		err = os.Chown(dir, int(as.Uid), int(as.Gid))
+	}
+	return dir, err
+}
