@@ -28,7 +28,7 @@ func newPolicy(name string) authz.PolicyRecord {
 }
 
 func TestPolicies_KeepTheLastVersionsAndTheirNumbers(t *testing.T) {
-	eachEngine(t, func(t *testing.T, db *store.DB, _ string) {
+	eachEngine(t, func(t *testing.T, db *store.DB, _ place) {
 		ctx := context.Background()
 		p := newPolicy("main")
 		err := change(t, db, authz.DefaultCustomer, func(tx authz.Tx) error {
@@ -77,7 +77,7 @@ func TestPolicies_KeepTheLastVersionsAndTheirNumbers(t *testing.T) {
 
 // The attack: a change in one customer's chain reaches another's rows.
 func TestPolicies_AreOfTheChainsCustomerOnly(t *testing.T) {
-	eachEngine(t, func(t *testing.T, db *store.DB, _ string) {
+	eachEngine(t, func(t *testing.T, db *store.DB, _ place) {
 		ctx := context.Background()
 		err := change(t, db, audit.SystemChain, func(tx authz.Tx) error {
 			return tx.InsertCustomer(ctx, authz.CustomerRecord{ID: "other", Name: "other", CreatedAt: start, DeletedAt: latchkey.Never})
@@ -114,7 +114,7 @@ func TestPolicies_AreOfTheChainsCustomerOnly(t *testing.T) {
 }
 
 func TestLoadPolicies_ReturnsWhatEveryCustomerDecidesBy(t *testing.T) {
-	eachEngine(t, func(t *testing.T, db *store.DB, path string) {
+	eachEngine(t, func(t *testing.T, db *store.DB, at place) {
 		ctx := context.Background()
 		for _, id := range []string{"ended", "empty"} {
 			if err := authz.NewCustomers(db, &cache.Table{}).Establish(ctx, id, start); err != nil {
@@ -139,7 +139,7 @@ func TestLoadPolicies_ReturnsWhatEveryCustomerDecidesBy(t *testing.T) {
 				t.Fatal(err)
 			}
 		}
-		list, err := reopen(t, path).LoadPolicies(ctx)
+		list, err := at.open(t).LoadPolicies(ctx)
 		if err != nil || len(list) != 1 || list[0].Customer != authz.DefaultCustomer || list[0].Default != "main" || list[0].Seq != 1 ||
 			len(list[0].Policies) != 1 || list[0].Policies[0].Document != `{"n":1}` {
 			t.Errorf("%+v, %v", list, err)

@@ -16,6 +16,7 @@ import (
 	"github.com/latchkey-dev/latchkey/audit"
 	"github.com/latchkey-dev/latchkey/authz"
 	"github.com/latchkey-dev/latchkey/cache"
+	"github.com/latchkey-dev/latchkey/internal/servers"
 	"github.com/latchkey-dev/latchkey/scopes"
 	"github.com/latchkey-dev/latchkey/store"
 )
@@ -24,20 +25,24 @@ var mac = audit.MACKey("0123456789abcdef0123456789abcdef")
 
 const start = latchkey.Instant(1_800_000_000_000_000)
 
-// engine opens a fresh database; the suite below is run on every engine.
-type engine struct {
-	name string
-	open func(t *testing.T) (db *store.DB, path string)
+// place is where a database of one engine is; the suite below is run on every
+// engine.
+type place struct{ store.Config }
+
+var engines = []struct {
+	name  string
+	place func(t *testing.T) place
+}{
+	{"sqlite", func(t *testing.T) place {
+		return place{store.Config{Path: filepath.Join(t.TempDir(), "latchkey.db"), MAC: mac}}
+	}},
+	{"postgres", func(t *testing.T) place { return place{store.Config{URL: servers.Postgres(t), MAC: mac}} }},
 }
 
-var engines = []engine{{"sqlite", func(t *testing.T) (*store.DB, string) {
-	path := filepath.Join(t.TempDir(), "latchkey.db")
-	return reopen(t, path), path
-}}}
-
-func reopen(t *testing.T, path string) *store.DB {
+// open opens it, until the test ends.
+func (p place) open(t *testing.T) *store.DB {
 	t.Helper()
-	db, err := store.Open(context.Background(), path, mac)
+	db, err := store.OpenConfig(context.Background(), p.Config)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -49,15 +54,33 @@ func reopen(t *testing.T, path string) *store.DB {
 	return db
 }
 
-func eachEngine(t *testing.T, test func(t *testing.T, db *store.DB, path string)) {
+// exec runs a statement behind the store's back.
+func (p place) exec(t *testing.T, statement string) {
+	t.Helper()
+	if p.URL != "" {
+		servers.SQL(t, p.URL, statement)
+		return
+	}
+	raw, err := sql.Open("sqlite", p.Path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer raw.Close()
+	if _, err := raw.ExecContext(context.Background(), statement); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func eachEngine(t *testing.T, test func(t *testing.T, db *store.DB, at place)) {
 	for _, e := range engines {
 		t.Run(e.name, func(t *testing.T) {
-			db, path := e.open(t)
+			at := e.place(t)
+			db := at.open(t)
 			err := authz.NewCustomers(db, &cache.Table{}).Establish(context.Background(), authz.DefaultCustomer, start)
 			if err != nil {
 				t.Fatal(err)
 			}
-			test(t, db, path)
+			test(t, db, at)
 		})
 	}
 }
@@ -86,7 +109,7 @@ func draft(name string) audit.Draft {
 }
 
 func TestChange_WritesRowsAndEventOrNothing(t *testing.T) {
-	eachEngine(t, func(t *testing.T, db *store.DB, _ string) {
+	eachEngine(t, func(t *testing.T, db *store.DB, _ place) {
 		ctx := context.Background()
 		if _, err := insert(ctx, db, "kept", nil); err != nil {
 			t.Fatal(err)
@@ -114,7 +137,7 @@ func TestChange_WritesRowsAndEventOrNothing(t *testing.T) {
 }
 
 func TestChange_GivesGaplessNumbersUnderConcurrency(t *testing.T) {
-	eachEngine(t, func(t *testing.T, db *store.DB, _ string) {
+	eachEngine(t, func(t *testing.T, db *store.DB, _ place) {
 		ctx := context.Background()
 		const changes = 100
 		var wg sync.WaitGroup
@@ -148,7 +171,7 @@ func TestChange_GivesGaplessNumbersUnderConcurrency(t *testing.T) {
 // The attack: a key that is revoked while its own request waits for the lock
 // still makes its change.
 func TestChange_ChecksTheCallersCredentialAgainUnderTheLock(t *testing.T) {
-	eachEngine(t, func(t *testing.T, db *store.DB, _ string) {
+	eachEngine(t, func(t *testing.T, db *store.DB, _ place) {
 		ctx := context.Background()
 		k, err := insert(ctx, db, "caller", nil)
 		if err != nil {
@@ -177,7 +200,7 @@ func TestChange_ChecksTheCallersCredentialAgainUnderTheLock(t *testing.T) {
 }
 
 func TestChange_RefusesUnknownAndEndedCustomers(t *testing.T) {
-	eachEngine(t, func(t *testing.T, db *store.DB, _ string) {
+	eachEngine(t, func(t *testing.T, db *store.DB, _ place) {
 		ctx := context.Background()
 		nothing := func(authz.Tx) (audit.Draft, error) { return draft("x"), nil }
 		if err := db.Change(ctx, authz.Change{Chain: "nobody", At: start}, nothing); latchkey.KindOf(err) != latchkey.NotFound {
@@ -201,7 +224,7 @@ func TestChange_RefusesUnknownAndEndedCustomers(t *testing.T) {
 }
 
 func TestLoad_FillsTheTableWithWhatWasWritten(t *testing.T) {
-	eachEngine(t, func(t *testing.T, db *store.DB, path string) {
+	eachEngine(t, func(t *testing.T, db *store.DB, at place) {
 		ctx := context.Background()
 		k, err := insert(ctx, db, "one", nil)
 		if err != nil {
@@ -214,7 +237,7 @@ func TestLoad_FillsTheTableWithWhatWasWritten(t *testing.T) {
 			t.Fatal(err)
 		}
 		table := &cache.Table{}
-		if err := reopen(t, path).Load(ctx, table, scopes.NewParser(1), &authz.Peppers{}); err != nil {
+		if err := at.open(t).Load(ctx, table, scopes.NewParser(1), &authz.Peppers{}); err != nil {
 			t.Fatal(err)
 		}
 		state := table.Key(k.ID)
@@ -230,20 +253,13 @@ func TestLoad_FillsTheTableWithWhatWasWritten(t *testing.T) {
 // A row whose scopes were edited to something that does not parse must not
 // come up as a key without limits, nor be left out in silence.
 func TestLoad_StopsAtScopesThatDoNotParse(t *testing.T) {
-	eachEngine(t, func(t *testing.T, db *store.DB, path string) {
+	eachEngine(t, func(t *testing.T, db *store.DB, at place) {
 		ctx := context.Background()
 		if _, err := insert(ctx, db, "one", nil); err != nil {
 			t.Fatal(err)
 		}
-		raw, err := sql.Open("sqlite", path)
-		if err != nil {
-			t.Fatal(err)
-		}
-		defer raw.Close()
-		if _, err := raw.ExecContext(ctx, `UPDATE access_keys SET scopes = '{"customer":{"everything":true}}'`); err != nil {
-			t.Fatal(err)
-		}
-		err = db.Load(ctx, &cache.Table{}, scopes.NewParser(1), &authz.Peppers{})
+		at.exec(t, `UPDATE access_keys SET scopes = '{"customer":{"everything":true}}'`)
+		err := db.Load(ctx, &cache.Table{}, scopes.NewParser(1), &authz.Peppers{})
 		if err == nil || !strings.Contains(err.Error(), "scopes of key") {
 			t.Errorf("got %v", err)
 		}
@@ -251,7 +267,7 @@ func TestLoad_StopsAtScopesThatDoNotParse(t *testing.T) {
 }
 
 func TestReply_IsKeptOnceAndUntilItsEnd(t *testing.T) {
-	eachEngine(t, func(t *testing.T, db *store.DB, _ string) {
+	eachEngine(t, func(t *testing.T, db *store.DB, _ place) {
 		ctx := context.Background()
 		id := authz.ReplyID{1}
 		keep := func(at latchkey.Instant, sealed string) error {
@@ -281,8 +297,9 @@ func TestReply_IsKeptOnceAndUntilItsEnd(t *testing.T) {
 }
 
 func TestOpenReadOnly_CannotWrite(t *testing.T) {
-	eachEngine(t, func(t *testing.T, db *store.DB, path string) {
-		ro, err := store.OpenReadOnly(path, mac)
+	eachEngine(t, func(t *testing.T, db *store.DB, at place) {
+		at.ReadOnly = true
+		ro, err := store.OpenConfig(context.Background(), at.Config)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -297,7 +314,7 @@ func TestOpenReadOnly_CannotWrite(t *testing.T) {
 }
 
 func TestWriteUses_KeepsTheLatest(t *testing.T) {
-	eachEngine(t, func(t *testing.T, db *store.DB, _ string) {
+	eachEngine(t, func(t *testing.T, db *store.DB, _ place) {
 		ctx := context.Background()
 		k, err := insert(ctx, db, "one", nil)
 		if err != nil {
