@@ -45,6 +45,7 @@ type Storage struct {
 	Data        string `help:"Data directory; made where it is missing." default:"data" type:"path" env:"LATCHKEY_DATA" placeholder:"DIR"`
 	KeyringFile string `help:"File of the secrets that the server makes for itself; in the data directory where empty." type:"path" env:"LATCHKEY_KEYRING_FILE" placeholder:"FILE"`
 	PepperFile  string `help:"File of peppers, one a line, the current one first: secrets are kept as HMAC-SHA-256 under them." type:"path" env:"LATCHKEY_PEPPER_FILE" placeholder:"FILE"`
+	Database    string `help:"PostgreSQL in place of the file in the data directory: postgres://USER@HOST:PORT/NAME. A password belongs in the environment or in a password file, not on the command line." env:"LATCHKEY_DATABASE" placeholder:"URL"`
 }
 
 func (s *Storage) keyring() string {
@@ -54,7 +55,18 @@ func (s *Storage) keyring() string {
 	return filepath.Join(s.Data, "keyring.json")
 }
 
-func (s *Storage) database() string { return filepath.Join(s.Data, "latchkey.db") }
+// database says where the record is.
+func (s *Storage) database() (store.Config, error) {
+	if s.Database == "" {
+		return store.Config{Path: s.sqlite()}, nil
+	}
+	if err := store.ParsePostgresURL(s.Database); err != nil {
+		return store.Config{}, usage("--database: %w", err)
+	}
+	return store.Config{URL: s.Database}, nil
+}
+
+func (s *Storage) sqlite() string { return filepath.Join(s.Data, "latchkey.db") }
 
 func (s *Storage) peppers() (*authz.Peppers, error) {
 	if s.PepperFile == "" {
@@ -98,7 +110,11 @@ type base struct {
 	unlock   func() error
 }
 
-func (s *Storage) open(ctx context.Context, now func() time.Time) (_ *base, err error) {
+func (s *Storage) open(ctx context.Context, now func() time.Time, change ...func(*store.Config)) (_ *base, err error) {
+	database, err := s.database()
+	if err != nil {
+		return nil, err
+	}
 	b := &base{} // not the result: a return of nil must leave it to be closed
 	if b.peppers, err = s.peppers(); err != nil {
 		return nil, err
@@ -118,7 +134,11 @@ func (s *Storage) open(ctx context.Context, now func() time.Time) (_ *base, err 
 	if b.keyring, err = keyring.LoadOrCreate(s.keyring()); err != nil {
 		return nil, err
 	}
-	if b.db, err = store.Open(ctx, s.database(), b.keyring.AuditMAC); err != nil {
+	database.MAC = b.keyring.AuditMAC
+	for _, c := range change {
+		c(&database)
+	}
+	if b.db, err = store.OpenConfig(ctx, database); err != nil {
 		return nil, err
 	}
 	at := latchkey.InstantOf(now())
@@ -136,7 +156,11 @@ func (b *base) defaultCustomer(ctx context.Context, at latchkey.Instant) error {
 	if latchkey.KindOf(err) != latchkey.NotFound {
 		return err
 	}
-	return authz.NewCustomers(b.db, &cache.Table{}).Establish(ctx, authz.DefaultCustomer, at)
+	err = authz.NewCustomers(b.db, &cache.Table{}).Establish(ctx, authz.DefaultCustomer, at)
+	if latchkey.KindOf(err) == latchkey.Conflict { // another process has, just now
+		return nil
+	}
+	return err
 }
 
 func (b *base) close() error {
@@ -206,7 +230,7 @@ func openNode(ctx context.Context, cmd *ServeCmd, with nodeConfig) (*node, error
 	if err != nil {
 		return nil, err
 	}
-	b, err := cmd.open(ctx, now)
+	b, err := cmd.open(ctx, now, func(c *store.Config) { c.Connections, c.NoMigrate = cmd.DatabaseConnections, cmd.NoMigrate })
 	if err != nil {
 		return nil, err
 	}

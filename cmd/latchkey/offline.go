@@ -156,7 +156,12 @@ func (cmd *AuditVerifyCmd) Run(ctx context.Context, g *Globals, std streams) (er
 	if err != nil {
 		return err
 	}
-	db, err := store.OpenReadOnly(cmd.database(), keys.AuditMAC)
+	database, err := cmd.database()
+	if err != nil {
+		return err
+	}
+	database.MAC, database.ReadOnly = keys.AuditMAC, true
+	db, err := store.OpenConfig(ctx, database)
 	if err != nil {
 		return err
 	}
@@ -257,6 +262,7 @@ type RootRotateCmd struct {
 	Data        string `help:"Data directory of a server that is down." type:"path" placeholder:"DIR"`
 	KeyringFile string `help:"With --data: the keyring, where it is not in the directory." type:"path" placeholder:"FILE"`
 	PepperFile  string `help:"With --data: the peppers, where the server has some." type:"path" placeholder:"FILE"`
+	Database    string `help:"With --data: the URL of PostgreSQL, where that holds the record." env:"LATCHKEY_DATABASE" placeholder:"URL"`
 }
 
 // Run implements the command.
@@ -270,8 +276,8 @@ func (cmd *RootRotateCmd) Run(ctx context.Context, g *Globals, std streams) (err
 		key = reply.Get("key").String()
 	} else {
 		now := newClock()
-		storage := Storage{Data: cmd.Data, KeyringFile: cmd.KeyringFile, PepperFile: cmd.PepperFile}
-		if _, err := os.Stat(storage.database()); err != nil {
+		storage := Storage{Data: cmd.Data, KeyringFile: cmd.KeyringFile, PepperFile: cmd.PepperFile, Database: cmd.Database}
+		if _, err := os.Stat(storage.sqlite()); err != nil && cmd.Database == "" {
 			return usage("--data %s: there is no database: %w", cmd.Data, err)
 		}
 		b, err := storage.open(ctx, now)

@@ -29,6 +29,9 @@ import (
 type ServeCmd struct {
 	Storage `embed:""`
 
+	DatabaseConnections int  `help:"Connections to PostgreSQL at most, half of them for changes; 0 is four a processor, at least 16." default:"0" env:"LATCHKEY_DATABASE_CONNECTIONS"`
+	NoMigrate           bool `help:"Refuse to start on a database of an earlier release, rather than to bring it up to date; 'latchkey migrate' does that." env:"LATCHKEY_NO_MIGRATE"`
+
 	Listen            string        `help:"Address of the API: HOST:PORT or unix:/PATH." default:"127.0.0.1:5539" env:"LATCHKEY_LISTEN"`
 	PrivateListen     string        `help:"Address of metrics and health, apart from the API; empty for none." default:"127.0.0.1:5540" env:"LATCHKEY_PRIVATE_LISTEN"`
 	PublicURL         string        `help:"Base of the URLs that the server tells of itself; made from --listen where empty." env:"LATCHKEY_PUBLIC_URL" placeholder:"URL"`
@@ -71,6 +74,8 @@ type Compat struct {
 
 func (cmd *ServeCmd) validate() error {
 	switch {
+	case cmd.DatabaseConnections < 0 || cmd.DatabaseConnections == 1:
+		return usage("--database-connections: want 0, or at least 2")
 	case cmd.MaxDirectory < 1 || cmd.MaxDirectory > 1<<20:
 		return usage("--max-directory: want 1 to 1048576 MiB")
 	case cmd.MaxActiveKeys < 1:
