@@ -250,6 +250,7 @@ func (k *Keys) Rotate(ctx context.Context, call Call, id KeyID, grace time.Durat
 		case call.Now >= key.ExpiresAt:
 			return audit.Draft{}, latchkey.Errorf(latchkey.Conflict, "already_expired", "the key expired at %s", key.ExpiresAt)
 		}
+		clear(ends)
 		for i, old := range secrets {
 			end := call.Now
 			if i == 0 { // the current one

@@ -286,6 +286,7 @@ func (s *Policies) Put(ctx context.Context, call Call, d *policies.Document, con
 		return p, false, err
 	}
 	err = s.publish(ctx, call, compiled, nil, func(tx Tx) (_ PolicyRecord, draft audit.Draft, err error) {
+		p, made = PolicyRecord{}, false
 		had, err := tx.Policy(ctx, d.Name)
 		switch {
 		case latchkey.KindOf(err) == latchkey.NotFound && absent != nil:

@@ -17,7 +17,10 @@ type Record interface {
 	// sequence number, so that all changes of a customer stand in one line;
 	// checks again that the caller's credential holds; and writes the event
 	// that do returns before it commits. When it returns an error, nothing has
-	// happened, the event included. do may not keep the Tx.
+	// happened, the event included; only when the database went away at the very
+	// commit (storage_unavailable) is that uncertain. do may not keep the Tx, and
+	// may be run more than once, each time as if it were the first: what it sets
+	// outside itself is that of its last run. So may c.Reply.
 	Change(ctx context.Context, c Change, do func(Tx) (audit.Draft, error)) error
 
 	Key(ctx context.Context, customer string, id KeyID) (Key, error)

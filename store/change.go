@@ -38,19 +38,24 @@ func (db *DB) Change(ctx context.Context, c authz.Change, do func(authz.Tx) (aud
 		return refine(fmt.Errorf("wait for the turn of a change: %w", err))
 	}
 	defer leave()
-	for attempt := 1; ; attempt++ {
-		if err = db.change(ctx, c, do); !again(err) || attempt == changeAttempts {
+	return repeatedly(func() error { return db.change(ctx, c, do) })
+}
+
+// attempts is how often something is tried that others beside it made fail.
+const attempts = 5
+
+// repeatedly runs a transaction until it does not fail for others' sake.
+func repeatedly(run func() error) (err error) {
+	for range attempts {
+		if err = run(); !again(err) {
 			return err
 		}
 	}
+	return err
 }
 
 // lockWait is how long a change waits for its turn to write.
 const lockWait = 5 * time.Second
-
-// changeAttempts is how often a change is tried that others beside it made
-// fail.
-const changeAttempts = 5
 
 func (db *DB) change(ctx context.Context, c authz.Change, do func(authz.Tx) (audit.Draft, error)) (err error) {
 	sqltx, err := db.write.BeginTx(ctx, nil)

@@ -14,7 +14,7 @@ import (
 )
 
 func TestFeed_TellsWhatEachChangeTouchedWithoutAGap(t *testing.T) {
-	eachEngine(t, func(t *testing.T, db *store.DB, _ string) {
+	eachEngine(t, func(t *testing.T, db *store.DB, _ place) {
 		ctx := t.Context()
 		touch := func(do func(authz.Tx) error) {
 			t.Helper()

@@ -1,6 +1,7 @@
 package store
 
 import (
+	"bytes"
 	"context"
 	"database/sql"
 	"errors"
@@ -213,28 +214,61 @@ func (t *tx) SetRootSecret(ctx context.Context, s authz.KeySecret, at latchkey.I
 	return nil
 }
 
-// WriteUses implements authz.Record.
+// usesPerWrite is how many uses are written at a time. Their rows are locked
+// until the commit, and changes of those keys wait.
+const usesPerWrite = 500
+
+// WriteUses implements authz.Record. What was written when it fails stays
+// written.
 func (db *DB) WriteUses(ctx context.Context, uses []authz.Use, digests []authz.Rehash) error {
-	sqltx, err := db.write.BeginTx(ctx, nil)
-	if err != nil {
-		return refine(err)
-	}
-	defer sqltx.Rollback() //nolint:errcheck // nothing to do after a commit
-	for _, u := range uses {
-		_, err := sqltx.ExecContext(ctx, `UPDATE access_keys SET last_used_at = $2, last_used_source = $3
-			WHERE id = $1 AND (last_used_at < $2 OR last_used_at = $4)`, u.Key.String(), int64(u.At), u.Source.String(), int64(latchkey.Never))
-		if err != nil {
-			return refine(fmt.Errorf("write the last use of key %s: %w", u.Key, err))
+	// In one order, so that servers that write uses of the same keys wait for
+	// each other rather than both for ever.
+	uses = slices.SortedFunc(slices.Values(uses), func(a, b authz.Use) int { return bytes.Compare(a.Key[:], b.Key[:]) })
+	for chunk := range slices.Chunk(uses, usesPerWrite) {
+		if err := repeatedly(func() error { return db.writeUses(ctx, chunk) }); err != nil {
+			return refine(fmt.Errorf("write the last uses of %d keys: %w", len(chunk), err))
 		}
 	}
 	for _, d := range digests {
-		_, err := sqltx.ExecContext(ctx, `UPDATE access_key_secrets SET digest = $2, pepper = $3 WHERE kid = $1`, d.Kid.String(), d.Digest[:], d.Pepper)
-		if err == nil { // or it is the root key's
-			_, err = sqltx.ExecContext(ctx, `UPDATE root_key SET digest = $2, pepper = $3 WHERE kid = $1`, d.Kid.String(), d.Digest[:], d.Pepper)
+		res, err := db.write.ExecContext(ctx, `UPDATE access_key_secrets SET digest = $2, pepper = $3 WHERE kid = $1`, d.Kid.String(), d.Digest[:], d.Pepper)
+		if n, _ := affected(res, err); err == nil && n == 0 { // then it is the root key's
+			_, err = db.write.ExecContext(ctx, `UPDATE root_key SET digest = $2, pepper = $3 WHERE kid = $1`, d.Kid.String(), d.Digest[:], d.Pepper)
 		}
 		if err != nil {
 			return refine(fmt.Errorf("write a digest anew: %w", err))
 		}
 	}
-	return refine(sqltx.Commit())
+	return nil
+}
+
+func affected(res sql.Result, err error) (int64, error) {
+	if err != nil {
+		return 0, err
+	}
+	return res.RowsAffected()
+}
+
+func (db *DB) writeUses(ctx context.Context, uses []authz.Use) error {
+	var b strings.Builder
+	args := []any{int64(latchkey.Never)}
+	arg := func(v any, typ string) {
+		args = append(args, v)
+		b.WriteString(`CAST($` + strconv.Itoa(len(args)) + ` AS ` + typ + `)`)
+	}
+	b.WriteString(`UPDATE access_keys SET last_used_at = v.column2, last_used_source = v.column3 FROM (VALUES `)
+	for i, u := range uses {
+		if i > 0 {
+			b.WriteByte(',')
+		}
+		b.WriteByte('(')
+		arg(u.Key.String(), `TEXT`)
+		b.WriteByte(',')
+		arg(int64(u.At), `BIGINT`)
+		b.WriteByte(',')
+		arg(u.Source.String(), `TEXT`)
+		b.WriteByte(')')
+	}
+	b.WriteString(`) AS v WHERE access_keys.id = v.column1 AND (access_keys.last_used_at < v.column2 OR access_keys.last_used_at = $1)`)
+	_, err := db.write.ExecContext(ctx, b.String(), args...) //nolint:gosec // what is put together is written above; values are parameters
+	return err
 }

@@ -147,8 +147,8 @@ func uniquePostgres(err error) bool {
 	return ok && e.Code == "23505" // unique_violation
 }
 
-// again reports whether a change failed for no other reason than another one
-// beside it, so that it can be made once more.
+// again reports whether a transaction failed for no other reason than another
+// one beside it, so that it can be made once more.
 func again(err error) bool {
 	e, ok := errors.AsType[*pgconn.PgError](err)
 	return ok && (e.Code == "40001" || e.Code == "40P01")

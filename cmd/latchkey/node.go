@@ -142,12 +142,26 @@ func (s *Storage) open(ctx context.Context, now func() time.Time, change ...func
 		return nil, err
 	}
 	at := latchkey.InstantOf(now())
+	if err := b.establish(ctx, s, at); err != nil {
+		return nil, err
+	}
 	if err := b.defaultCustomer(ctx, at); err != nil {
 		return nil, err
 	}
 	b.root = authz.NewRootKey(b.db, b.peppers)
 	b.madeRoot, err = b.root.Establish(ctx, fixed, at)
 	return b, err
+}
+
+// establish makes the installation of a first start. A file in the data directory
+// has its keyring beside it; a database that servers share tells who of them has
+// another one.
+func (b *base) establish(ctx context.Context, s *Storage, at latchkey.Instant) error {
+	var prints map[string]string
+	if s.Database != "" {
+		prints = b.keyring.Fingerprints()
+	}
+	return b.db.Establish(ctx, at, prints)
 }
 
 // defaultCustomer makes the customer of a first start, as the process itself.

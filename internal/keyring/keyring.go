@@ -9,13 +9,16 @@ import (
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
+	"crypto/sha256"
 	"crypto/x509"
+	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io/fs"
 	"os"
 	"path/filepath"
+	"syscall"
 )
 
 // keyBytes is the length of every key.
@@ -64,6 +67,21 @@ func (k *Keyring) complete() error {
 	return err
 }
 
+// Fingerprints tell the keys from those of another keyring, and nothing else of
+// them: by the name of each key that there is, half of a SHA-256 over its name
+// and its bytes. A key that a later release adds leaves the others' as they are.
+func (k *Keyring) Fingerprints() map[string]string {
+	prints := map[string]string{}
+	for name, key := range map[string][]byte{"audit_mac": k.AuditMAC, "seal": k.Seal, "bundle": k.Bundle, "feed": k.Feed} {
+		if key == nil {
+			continue
+		}
+		sum := sha256.Sum256(append([]byte("latchkey keyring fingerprint\x00"+name+"\x00"), key...))
+		prints[name] = hex.EncodeToString(sum[:16])
+	}
+	return prints
+}
+
 // Load reads the file.
 func Load(path string) (*Keyring, error) {
 	text, err := os.ReadFile(path)
@@ -87,10 +105,23 @@ func Load(path string) (*Keyring, error) {
 
 // LoadOrCreate reads the file, making it where it is missing, for its owner
 // alone to read; a key that an older file lacks is added to it. It is there
-// whole or not at all. Two servers must not do so at once: the data
-// directory's lock sees to that.
+// whole or not at all, and of several servers that find it missing or older one
+// writes it, while the others wait. What needs no change may be on a file
+// system that cannot be written.
 func LoadOrCreate(path string) (*Keyring, error) {
 	k, err := Load(path)
+	if !errors.Is(err, fs.ErrNotExist) && (err != nil || k.whole()) {
+		return k, err
+	}
+	lock, err := os.OpenFile(path+".lock", os.O_RDWR|os.O_CREATE, 0o600)
+	if err != nil {
+		return nil, fmt.Errorf("make the keyring: %w", err)
+	}
+	defer lock.Close() // which unlocks
+	if err := syscall.Flock(int(lock.Fd()), syscall.LOCK_EX); err != nil {
+		return nil, fmt.Errorf("make the keyring: %w", err)
+	}
+	k, err = Load(path) // again: another one may just have written it
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
 		k = &Keyring{AuditMAC: make([]byte, keyBytes), Seal: make([]byte, keyBytes)}
@@ -104,7 +135,7 @@ func LoadOrCreate(path string) (*Keyring, error) {
 		}
 	case err != nil:
 		return nil, err
-	case k.Bundle == nil || k.Feed == nil:
+	case !k.whole():
 		if err := k.complete(); err != nil {
 			return nil, err
 		}
@@ -114,6 +145,9 @@ func LoadOrCreate(path string) (*Keyring, error) {
 	}
 	return k, nil
 }
+
+// whole reports whether no key is missing.
+func (k *Keyring) whole() bool { return k.Bundle != nil && k.Feed != nil }
 
 // write writes through a temporary file, which put brings to its place.
 func (k *Keyring) write(path string, put func(from, to string) error) (err error) {

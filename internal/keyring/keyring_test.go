@@ -3,8 +3,10 @@ package keyring_test
 import (
 	"bytes"
 	"encoding/base64"
+	"maps"
 	"os"
 	"path/filepath"
+	"sync"
 	"testing"
 
 	"github.com/latchkey-dev/latchkey/internal/keyring"
@@ -27,7 +29,7 @@ func TestLoadOrCreate_MakesKeysOnceForTheOwnerAlone(t *testing.T) {
 	if bytes.Equal(first.AuditMAC, first.Seal) {
 		t.Error("two purposes share a key")
 	}
-	if left, err := os.ReadDir(filepath.Dir(path)); err != nil || len(left) != 1 {
+	if left, err := os.ReadDir(filepath.Dir(path)); err != nil || len(left) != 2 { // the keyring, and its lock
 		t.Errorf("left behind: %v %v", left, err)
 	}
 }
@@ -65,7 +67,7 @@ func TestLoadOrCreate_AddsTheBundleKeyToAnOlderFile(t *testing.T) {
 	if info, err := os.Stat(path); err != nil || info.Mode().Perm() != 0o600 {
 		t.Errorf("mode %v, %v", info.Mode(), err)
 	}
-	if left, err := os.ReadDir(filepath.Dir(path)); err != nil || len(left) != 1 {
+	if left, err := os.ReadDir(filepath.Dir(path)); err != nil || len(left) != 2 { // the keyring, and its lock
 		t.Errorf("left behind: %v %v", left, err)
 	}
 }
@@ -87,5 +89,48 @@ func TestLoadOrCreate_RefusesADamagedFile(t *testing.T) {
 				t.Errorf("the file changed: %q %v", now, err)
 			}
 		})
+	}
+}
+
+// Servers of one fleet share the file, and may start on it at the same time.
+func TestLoadOrCreate_GivesAllWhoComeAtOnceTheSameKeys(t *testing.T) {
+	for name, before := range map[string]string{"new": "", "older": `{"audit_mac":"` + aKey + `","seal":"` + aKey + `"}`} {
+		t.Run(name, func(t *testing.T) {
+			path := filepath.Join(t.TempDir(), "keyring.json")
+			if before != "" {
+				if err := os.WriteFile(path, []byte(before), 0o600); err != nil {
+					t.Fatal(err)
+				}
+			}
+			var rings [8]*keyring.Keyring
+			var wg sync.WaitGroup
+			for i := range rings {
+				wg.Go(func() {
+					var err error
+					if rings[i], err = keyring.LoadOrCreate(path); err != nil {
+						t.Error(err)
+					}
+				})
+			}
+			wg.Wait()
+			for _, k := range rings[1:] {
+				if !maps.Equal(k.Fingerprints(), rings[0].Fingerprints()) {
+					t.Fatal("they have different keys")
+				}
+			}
+		})
+	}
+}
+
+func TestFingerprints_TellKeysApartAndNothingOfThem(t *testing.T) {
+	key := bytes.Repeat([]byte{1}, 32)
+	k := keyring.Keyring{AuditMAC: key, Seal: key}
+	prints := k.Fingerprints()
+	if len(prints) != 2 || prints["audit_mac"] == prints["seal"] || len(prints["seal"]) != 32 {
+		t.Errorf("of two purposes with the same bytes: %v", prints)
+	}
+	k.Feed = key // a later release's
+	if later := k.Fingerprints(); len(later) != 3 || later["seal"] != prints["seal"] {
+		t.Errorf("a further key changed the others: %v, %v", prints, later)
 	}
 }
