@@ -158,8 +158,12 @@ func (db *DB) VerifyChain(ctx context.Context, chain string, anchors ...audit.He
 		return audit.Report{}, refine(fmt.Errorf("verify chain %s: %w", chain, err))
 	}
 	defer snapshot.Rollback() //nolint:errcheck // it only reads
+	return verifyChain(ctx, snapshot, db.mac, chain, anchors...)
+}
+
+func verifyChain(ctx context.Context, snapshot *sql.Tx, mac audit.MACKey, chain string, anchors ...audit.Head) (audit.Report, error) {
 	var seq int64
-	err = snapshot.QueryRowContext(ctx, `SELECT seq FROM customers WHERE id = $1`, chain).Scan(&seq)
+	err := snapshot.QueryRowContext(ctx, `SELECT seq FROM customers WHERE id = $1`, chain).Scan(&seq)
 	if errors.Is(err, sql.ErrNoRows) {
 		return audit.Report{}, errCustomerNotFound()
 	}
@@ -171,9 +175,9 @@ func (db *DB) VerifyChain(ctx context.Context, chain string, anchors ...audit.He
 		return audit.Report{}, refine(err)
 	}
 	if head.Seq == 0 && head.MAC == nil && seq == 0 {
-		head = db.mac.Sign(head) // a chain that has not begun
+		head = mac.Sign(head) // a chain that has not begun
 	}
-	report, err := audit.Verify(head, db.mac, anchors, events(ctx, snapshot, chain))
+	report, err := audit.Verify(head, mac, anchors, events(ctx, snapshot, chain))
 	if err != nil {
 		return report, refine(err)
 	}

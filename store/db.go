@@ -53,21 +53,26 @@ func OpenReadOnly(path string, mac audit.MACKey) (*DB, error) {
 // earlier release, is brought up to date unless the configuration forbids it;
 // one of a later release is used as it is.
 func OpenConfig(ctx context.Context, cfg Config) (*DB, error) {
-	open := openSQLite
-	if cfg.URL != "" {
-		open = openPostgres
+	db, err := openEngine(cfg)
+	if err != nil || cfg.ReadOnly {
+		return db, err
 	}
-	db, err := open(cfg)
+	if _, err := db.migrate(ctx, cfg.NoMigrate); err != nil {
+		return nil, errors.Join(err, db.Close())
+	}
+	return db, nil
+}
+
+func openEngine(cfg Config) (db *DB, err error) {
+	if cfg.URL != "" {
+		db, err = openPostgres(cfg)
+	} else {
+		db, err = openSQLite(cfg)
+	}
 	if err != nil {
 		return nil, err
 	}
 	db.mac = cfg.MAC
-	if cfg.ReadOnly {
-		return db, nil
-	}
-	if err := db.migrate(ctx, cfg.NoMigrate); err != nil {
-		return nil, errors.Join(err, db.Close())
-	}
 	return db, nil
 }
 

@@ -221,31 +221,38 @@ const usesPerWrite = 500
 // WriteUses implements authz.Record. What was written when it fails stays
 // written.
 func (db *DB) WriteUses(ctx context.Context, uses []authz.Use, digests []authz.Rehash) error {
-	// In one order, so that servers that write uses of the same keys wait for
-	// each other rather than both for ever.
+	// In one order, so that servers that write uses of the same keys seldom wait
+	// for each other in a ring.
 	uses = slices.SortedFunc(slices.Values(uses), func(a, b authz.Use) int { return bytes.Compare(a.Key[:], b.Key[:]) })
 	for chunk := range slices.Chunk(uses, usesPerWrite) {
 		if err := repeatedly(func() error { return db.writeUses(ctx, chunk) }); err != nil {
 			return refine(fmt.Errorf("write the last uses of %d keys: %w", len(chunk), err))
 		}
 	}
-	for _, d := range digests {
-		res, err := db.write.ExecContext(ctx, `UPDATE access_key_secrets SET digest = $2, pepper = $3 WHERE kid = $1`, d.Kid.String(), d.Digest[:], d.Pepper)
-		if n, _ := affected(res, err); err == nil && n == 0 { // then it is the root key's
-			_, err = db.write.ExecContext(ctx, `UPDATE root_key SET digest = $2, pepper = $3 WHERE kid = $1`, d.Kid.String(), d.Digest[:], d.Pepper)
-		}
-		if err != nil {
-			return refine(fmt.Errorf("write a digest anew: %w", err))
+	for chunk := range slices.Chunk(digests, usesPerWrite) {
+		if err := repeatedly(func() error { return db.writeDigests(ctx, chunk) }); err != nil {
+			return refine(fmt.Errorf("write %d digests anew: %w", len(chunk), err))
 		}
 	}
 	return nil
 }
 
-func affected(res sql.Result, err error) (int64, error) {
+func (db *DB) writeDigests(ctx context.Context, digests []authz.Rehash) error {
+	sqltx, err := db.write.BeginTx(ctx, nil)
 	if err != nil {
-		return 0, err
+		return err
 	}
-	return res.RowsAffected()
+	defer sqltx.Rollback() //nolint:errcheck // nothing to do after a commit
+	for _, d := range digests {
+		_, err := sqltx.ExecContext(ctx, `UPDATE access_key_secrets SET digest = $2, pepper = $3 WHERE kid = $1`, d.Kid.String(), d.Digest[:], d.Pepper)
+		if err == nil { // or it is the root key's
+			_, err = sqltx.ExecContext(ctx, `UPDATE root_key SET digest = $2, pepper = $3 WHERE kid = $1`, d.Kid.String(), d.Digest[:], d.Pepper)
+		}
+		if err != nil {
+			return err
+		}
+	}
+	return sqltx.Commit()
 }
 
 func (db *DB) writeUses(ctx context.Context, uses []authz.Use) error {

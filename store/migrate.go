@@ -13,6 +13,8 @@ import (
 
 	"github.com/pressly/goose/v3"
 	"github.com/pressly/goose/v3/lock"
+
+	"github.com/latchkey-dev/latchkey"
 )
 
 //go:embed migrations/*.sql
@@ -28,13 +30,31 @@ type engine struct {
 	migrator func() *sql.DB     // connections for migrations; nil for those of changes
 }
 
-// ErrBehind says that a database's tables are those of an earlier release.
-var ErrBehind = errors.New("the database is of an earlier release: run 'latchkey migrate' first")
+// errBehind says that a database's tables are those of an earlier release.
+func errBehind() error {
+	return latchkey.Errorf(latchkey.Conflict, "database_behind", "the database is of an earlier release: run 'latchkey migrate' first")
+}
+
+// Version is how far a database's tables are: the number of the last migration.
+// Known is that of the last one that this release has.
+type Version struct{ Was, Is, Known int64 }
+
+// Migrate brings the tables of a database up to date, making the file of SQLite
+// where it is missing, and tells from where it went where.
+func Migrate(ctx context.Context, cfg Config) (Version, error) {
+	cfg.ReadOnly = false
+	db, err := openEngine(cfg)
+	if err != nil {
+		return Version{}, err
+	}
+	v, err := db.migrate(ctx, false)
+	return v, errors.Join(err, db.Close())
+}
 
 // migrate brings the tables up to date. Where several processes may do so,
 // one does and the others wait for it. A database that is ahead has all that
 // this release knows, since every migration works with the release before.
-func (db *DB) migrate(ctx context.Context, refuse bool) error {
+func (db *DB) migrate(ctx context.Context, refuse bool) (v Version, err error) {
 	pool := db.write
 	var options []goose.ProviderOption
 	if db.engine.migrator != nil {
@@ -43,32 +63,40 @@ func (db *DB) migrate(ctx context.Context, refuse bool) error {
 		// Asked for once a second, for five minutes.
 		locker, err := lock.NewPostgresSessionLocker(lock.WithLockTimeout(1, 300))
 		if err != nil {
-			return fmt.Errorf("migrate: %w", err)
+			return v, fmt.Errorf("migrate: %w", err)
 		}
 		options = append(options, goose.WithSessionLocker(locker))
 	}
 	files, err := fs.Sub(migrations, "migrations")
 	if err != nil {
-		return err
+		return v, err
 	}
 	provider, err := goose.NewProvider(db.engine.dialect, pool, inTypesOf(files, db.engine.types), append(options, goose.WithDisableGlobalRegistry(true))...)
 	if err != nil {
-		return fmt.Errorf("read the migrations: %w", err)
+		return v, fmt.Errorf("read the migrations: %w", err)
 	}
 	pending, err := provider.HasPending(ctx)
-	if err != nil {
-		return fmt.Errorf("migrate: %w", refine(err))
+	if err == nil {
+		v.Was, v.Known, err = provider.GetVersions(ctx)
 	}
+	if err != nil {
+		return v, refine(fmt.Errorf("migrate: %w", err))
+	}
+	v.Is = v.Was
 	switch {
 	case !pending:
-		return nil
+		return v, nil
 	case refuse:
-		return ErrBehind
+		return v, errBehind()
 	}
-	if _, err := provider.Up(ctx); err != nil {
-		return fmt.Errorf("migrate: %w", refine(err))
+	done, err := provider.Up(ctx)
+	if err != nil {
+		return v, refine(fmt.Errorf("migrate: %w", err))
 	}
-	return nil
+	if len(done) > 0 {
+		v.Is = done[len(done)-1].Source.Version
+	}
+	return v, nil
 }
 
 // inTypesOf gives the files of migrations with the engine's names of types.

@@ -20,6 +20,8 @@ type CLI struct {
 	Audit       AuditCmd                  `cmd:"" help:"Check the audit trail."`
 	Bundle      BundleCmd                 `cmd:"" help:"Build and verify bundles of policies and sets, offline."`
 	Root        RootCmd                   `cmd:"" help:"The operator's root key."`
+	Migrate     MigrateCmd                `cmd:"" help:"Bring the tables of a database up to date; serve does so by itself."`
+	Store       StoreCmd                  `cmd:"" help:"Copy the record to PostgreSQL; begin a new epoch after a restore."`
 	Healthcheck HealthcheckCmd            `cmd:"" help:"Exit with 0 when a server is ready, else with 1."`
 	Config      ConfigCmd                 `cmd:"" help:"Show the configuration."`
 	Version     VersionCmd                `cmd:"" help:"Show the version."`
