@@ -103,6 +103,9 @@ no setting refuses to start; unknown environment variables are ignored.
 Two credentials come from the environment alone: `+"`LATCHKEY_ROOT_KEY`"+` sets the root key
 of `+"`serve`"+`, and `+"`LATCHKEY_KEY`"+` is what the commands that talk to a server call with.
 
+Secrets may come from files of one line: in place of `+"`"+strings.Join(secretSettings, "`, `")+"`"+`
+set the variable of the same name with `+"`_FILE`"+` at its end to the path of the file.
+
 | Flag | Environment | File | Default | Meaning |
 |---|---|---|---|---|
 `)

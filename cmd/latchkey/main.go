@@ -54,6 +54,10 @@ func usage(format string, args ...any) error {
 
 // run is main without the process: it returns the exit code.
 func run(ctx context.Context, args []string, std streams) int {
+	if err := readSecretFiles(); err != nil {
+		fmt.Fprintln(std.err, "latchkey:", err)
+		return exitUsage
+	}
 	cli := &CLI{}
 	exited := -1
 	parser, err := newParser(cli, std, func(code int) { exited = code })

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net"
 	"net/http"
 	"net/url"
 	"os"
@@ -300,21 +301,28 @@ func (cmd *RootRotateCmd) Run(ctx context.Context, g *Globals, std streams) (err
 
 // HealthcheckCmd asks a server whether it is ready.
 type HealthcheckCmd struct {
-	URL string `help:"What to ask." default:"http://127.0.0.1:5540/health/ready" env:"LATCHKEY_HEALTH_URL" placeholder:"URL"`
+	URL string `help:"What to ask: a URL, or unix:/PATH for a server that listens on a socket." default:"http://127.0.0.1:5540/health/ready" env:"LATCHKEY_HEALTH_URL" placeholder:"URL"`
 }
 
 // Run implements the command.
 func (cmd *HealthcheckCmd) Run(ctx context.Context, g *Globals, std streams) error {
-	if u, err := url.Parse(cmd.URL); err != nil || u.Host == "" {
-		return usage("--url: want http://… or https://…")
+	client, address := http.DefaultClient, cmd.URL
+	if path, ok := strings.CutPrefix(cmd.URL, "unix:"); ok {
+		client = &http.Client{Transport: &http.Transport{DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
+			return (&net.Dialer{}).DialContext(ctx, "unix", path)
+		}}}
+		address = "http://localhost/health/ready"
+	}
+	if u, err := url.Parse(address); err != nil || u.Host == "" {
+		return usage("--url: want http://…, https://… or unix:/PATH")
 	}
 	ctx, cancel := context.WithTimeout(ctx, 3*time.Second)
 	defer cancel()
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, cmd.URL, nil)
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, address, nil)
 	if err != nil {
 		return usage("%w", err)
 	}
-	resp, err := http.DefaultClient.Do(req)
+	resp, err := client.Do(req)
 	if err != nil {
 		return fmt.Errorf("not ready: %w", err)
 	}

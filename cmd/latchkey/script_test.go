@@ -47,8 +47,10 @@ func TestScripts(t *testing.T) {
 			"start": func(ts *testscript.TestScript, neg bool, args []string) {
 				data := ts.Getenv("DATA")
 				var extra []string
-				if fixed := ts.Getenv("LATCHKEY_ROOT_KEY"); fixed != "" {
-					extra = append(extra, "LATCHKEY_ROOT_KEY="+fixed)
+				for _, name := range []string{"LATCHKEY_ROOT_KEY", "LATCHKEY_ROOT_KEY_FILE"} {
+					if fixed := ts.Getenv(name); fixed != "" {
+						extra = append(extra, name+"="+fixed)
+					}
 				}
 				p, err := startServer(data, extra, args, func(c *exec.Cmd) { c.Dir = ts.MkAbs(".") })
 				if neg {

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bytes"
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
@@ -173,6 +174,17 @@ func TestServe_OnAUnixSocket(t *testing.T) {
 	}
 	if err := ask(); err != nil {
 		t.Error(err)
+	}
+	// The health check of an image without a shell asks there too.
+	var said, failed bytes.Buffer
+	if code := run(t.Context(), []string{"healthcheck", "--url", "unix:" + socket}, streams{nil, &said, &failed}); code != exitOK || said.String() != "ready\n" {
+		t.Errorf("health check: %d %s%s", code, &said, &failed)
+	}
+	if code := run(t.Context(), []string{"healthcheck", "--url", "unix:" + socket + ".none"}, streams{nil, &said, &failed}); code != exitFailed {
+		t.Errorf("health check of no socket: %d, want %d", code, exitFailed)
+	}
+	if code := run(t.Context(), []string{"healthcheck", "--url", "socket"}, streams{nil, &said, &failed}); code != exitUsage {
+		t.Errorf("health check of no address: %d, want %d", code, exitUsage)
 	}
 	info, err := os.Stat(socket)
 	if err != nil || info.Mode().Perm() != 0o660 {
