@@ -5,7 +5,7 @@ GO ?= go
 RACE ?= ./authz ./cache ./notify ./policies/bundle ./server/... ./store ./internal/strictjson
 export CGO_ENABLED := 0
 
-.PHONY: help build run test race fuzz lint check demo bench bench-large docs clean
+.PHONY: help build run test race fuzz lint check deploy-test demo bench bench-large docs clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  %-12s %s\n", $$1, $$2}'
@@ -18,6 +18,9 @@ run: build ## run the server on 127.0.0.1:5539 with its data in ./data
 
 test: ## run all tests
 	$(GO) test ./...
+
+deploy-test: ## hold the compose file and the Helm chart to compose, helm, and the program
+	cd deploy && $(GO) vet ./... && $(GO) test ./...
 
 demo: build ## start a server of its own and walk the worked example of the access-key document
 	$(GO) run ./internal/demo -bin bin/latchkey
@@ -40,7 +43,7 @@ lint: ## vet, formatting, and golangci-lint where it is installed
 	$(GO) vet ./...
 	@if command -v golangci-lint >/dev/null; then GOLANGCI_LINT_CACHE=$(CURDIR)/bin/lint-cache golangci-lint run; else echo 'golangci-lint is not installed: skipped'; fi
 
-check: lint test race ## what CI runs
+check: lint test deploy-test race ## what CI runs
 
 docs: ## write the generated documents anew
 	$(GO) run ./cmd/latchkey config reference > docs/configuration.md

@@ -5,6 +5,7 @@ import (
 	"go/parser"
 	"go/token"
 	"io/fs"
+	"os"
 	"path"
 	"path/filepath"
 	"slices"
@@ -144,7 +145,8 @@ func TestArchitecture_EveryPackageHasADocComment(t *testing.T) {
 	}
 }
 
-// eachFile parses every Go file of the module that is not a test.
+// eachFile parses every Go file of the module that is not a test. A directory
+// with a go.mod of its own is another module.
 func eachFile(t *testing.T, visit func(file string, f *ast.File, fset *token.FileSet)) {
 	t.Helper()
 	n := 0
@@ -153,6 +155,8 @@ func eachFile(t *testing.T, visit func(file string, f *ast.File, fset *token.Fil
 		case err != nil:
 			return err
 		case d.IsDir() && (d.Name() == "testdata" || strings.HasPrefix(d.Name(), ".") && file != "."):
+			return fs.SkipDir
+		case d.IsDir() && file != "." && isModule(file):
 			return fs.SkipDir
 		case d.IsDir() || !strings.HasSuffix(file, ".go") || strings.HasSuffix(file, "_test.go"):
 			return nil
@@ -169,4 +173,9 @@ func eachFile(t *testing.T, visit func(file string, f *ast.File, fset *token.Fil
 	if err != nil || n == 0 {
 		t.Fatalf("read %d files: %v", n, err)
 	}
+}
+
+func isModule(dir string) bool {
+	_, err := os.Stat(filepath.Join(dir, "go.mod"))
+	return err == nil
 }

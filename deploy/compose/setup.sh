@@ -1,0 +1,72 @@
+#!/bin/sh
+# Makes what compose.yaml needs and the repository cannot hold: secrets, the
+# keyring, the root key, and the keys of the sidecars and of nginx. Then it starts
+# everything. Run again, it makes only what is missing.
+#
+# The files are readable by all, for containers run as users of their own, and
+# their directory is open to you alone, which keeps other users of the machine out.
+set -eu
+umask 022
+cd "$(dirname "$0")"
+secrets=$PWD/secrets
+mkdir -p -m 0700 "$secrets"
+chmod 0700 "$secrets"
+compose() { docker compose --file ../compose.yaml "$@"; }
+
+# keep NAME writes standard input to a secret, whole or not at all.
+keep() {
+    cat > "$secrets/.$1"
+    [ -s "$secrets/.$1" ] || { echo "nothing came for the secret $1" >&2; exit 1; }
+    mv "$secrets/.$1" "$secrets/$1"
+}
+missing() { [ ! -s "$secrets/$1" ]; }
+random() { od -An -N32 -tx1 /dev/urandom | tr -d ' \n'; }
+hidden() { printf '%s' "$1" | sha256sum | cut -d' ' -f1; }
+
+# PostgreSQL and Redis.
+if missing postgres_password; then random | keep postgres_password; fi
+if missing database_url; then
+    printf 'postgres://latchkey:%s@postgres:5432/latchkey?sslmode=disable' "$(cat "$secrets/postgres_password")" | keep database_url
+fi
+if missing redis_acl; then
+    control=$(random) sidecar=$(random)
+    printf 'redis://latchkey-control:%s@redis:6379/0' "$control" | keep redis_control_url
+    printf 'redis://latchkey-sidecar-default:%s@redis:6379/0' "$sidecar" | keep redis_sidecar_url
+    # Control planes write; the sidecars of a customer read what is their
+    # customer's. Redis keeps the passwords as SHA-256.
+    keep redis_acl <<ACL
+user default reset on nopass sanitize-payload -@all +ping
+user latchkey-control reset on #$(hidden "$control") sanitize-payload ~lk1:* &lk1:* +@all -@admin -@dangerous +info +config|get
+user latchkey-sidecar-default reset on #$(hidden "$sidecar") sanitize-payload %R~lk1:{default}:* &lk1:{default}:* -@all +@connection +@read +time +info
+ACL
+fi
+if missing pepper; then random | keep pepper; fi
+
+compose up --detach --wait postgres redis
+if missing keyring || missing root.key; then
+    compose run --rm --user "$(id -u):$(id -g)" init
+    chmod 0644 "$secrets/keyring" # as the others
+fi
+compose up --detach --wait control-1 control-2
+
+# post PATH BODY calls a control plane as root; the key is not an argument that
+# other users could see.
+post() {
+    printf 'Authorization: Bearer %s\n' "$(cat "$secrets/root.key")" |
+        curl --silent --show-error --fail-with-body --header @- --header 'Content-Type: application/json' \
+            --data "$2" "${LATCHKEY_URL:-http://127.0.0.1:5539}$1"
+}
+made() { sed -n 's/.*"key":"\([^"]*\)".*/\1/p'; }
+if missing sidecar_key; then
+    post /v1/access_keys '{"scopes": {"customer": {"decision": true, "sidecar": true}}, "metadata": {"username": "compose", "keyname": "sidecars"}}' |
+        made | keep sidecar_key
+fi
+if missing nginx_caller; then
+    key=$(post /v1/access_keys '{"scopes": {"customer": {"decision": true}}, "metadata": {"username": "compose", "keyname": "nginx"}}' | made)
+    [ -n "$key" ]
+    printf 'proxy_set_header X-Latchkey-Caller "%s";\n' "$key" | keep nginx_caller
+fi
+
+compose up --detach --wait
+if ! missing root.key; then echo "The root key is in $secrets/root.key: move it to a safe place."; fi
+echo 'The sample application answers on http://127.0.0.1:8080/docs/… to keys with a scope such as {"doc": [{"f": "/docs/*", "p": 2}]}.'
