@@ -24,6 +24,14 @@ type Kid [kidDigits]byte
 
 func (k Kid) String() string { return string(k[:]) }
 
+// ParseKid takes a kid as String writes it.
+func ParseKid(text string) (kid Kid, ok bool) {
+	if len(text) != kidDigits || !allBase62(text) {
+		return kid, false
+	}
+	return Kid([]byte(text)), true
+}
+
 // CredentialKind tells credentials apart; kinds never stand in for one
 // another. The zero kind is none.
 type CredentialKind uint8

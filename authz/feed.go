@@ -12,6 +12,8 @@ type FeedRecord interface {
 	// Positions tells how far the changes of every chain go: the customers',
 	// ended ones too, and the system's.
 	Positions(ctx context.Context) ([]Position, error)
+	// Position tells it of one chain, NotFound where there is none.
+	Position(ctx context.Context, chain string) (Position, error)
 	// Changes returns what the changes after the given one touched, at most limit
 	// of them and without a gap: nothing where the next one is not known any more
 	// (or not made yet).

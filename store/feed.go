@@ -2,6 +2,8 @@ package store
 
 import (
 	"context"
+	"database/sql"
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -63,6 +65,19 @@ func (db *DB) Positions(ctx context.Context) ([]authz.Position, error) {
 		return nil, refine(fmt.Errorf("read how far changes go: %w", err))
 	}
 	return list, nil
+}
+
+// Position implements authz.Record.
+func (db *DB) Position(ctx context.Context, chain string) (authz.Position, error) {
+	p := authz.Position{Chain: chain}
+	err := db.read.QueryRowContext(ctx, `SELECT seq, policies_seq, deleted_at FROM customers WHERE id = $1`, chain).Scan(&p.Seq, &p.Policies, (*int64)(&p.DeletedAt))
+	if errors.Is(err, sql.ErrNoRows) {
+		return p, errCustomerNotFound()
+	}
+	if err != nil {
+		return p, refine(fmt.Errorf("read how far the changes of %s go: %w", chain, err))
+	}
+	return p, nil
 }
 
 // Changes implements authz.Record.

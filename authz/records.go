@@ -1,0 +1,186 @@
+package authz
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+
+	"github.com/latchkey-dev/latchkey"
+	"github.com/latchkey-dev/latchkey/feed"
+)
+
+// maxMessage is about how many bytes the records in one message may have; those
+// beyond it are left out, and read when they are needed.
+const maxMessage = 256 << 10
+
+// RecordMaker makes the feed's records from the database. Safe for concurrent
+// use.
+type RecordMaker struct {
+	Record Record
+	Epoch  int64 // of the database
+}
+
+// Make makes the record of a key, a subject or a resource, or of the key that a
+// secret belongs to. How far the customer's changes go is read first, and what
+// the record tells after that, so that all changes up to its version are in it.
+// A thing that is not there has a record without a body; a secret that is none
+// of the customer's is NotFound, and so is a customer that never was. A customer
+// that has ended has keys that are revoked, and nothing else.
+func (m *RecordMaker) Make(ctx context.Context, customer string, ref feed.Ref, now latchkey.Instant) (*feed.Record, error) {
+	at, err := m.Record.Position(ctx, customer)
+	if err != nil {
+		return nil, err
+	}
+	return m.make(ctx, at, ref, now)
+}
+
+func (m *RecordMaker) make(ctx context.Context, at Position, ref feed.Ref, now latchkey.Instant) (*feed.Record, error) {
+	r := &feed.Record{Customer: at.Chain, Ref: ref, Version: at.Seq, Epoch: m.Epoch}
+	var body any
+	var err error
+	switch ref.Kind {
+	case feed.Key, feed.Secret:
+		body, err = m.key(ctx, at, r, now)
+	case feed.Subject:
+		body, err = m.subject(ctx, at, r, now)
+	case feed.Resource:
+		body, err = m.resource(ctx, at, r)
+	default:
+		err = fmt.Errorf("there are no records of the kind %q", ref.Kind)
+	}
+	if err != nil {
+		return nil, err
+	}
+	if r.Body, err = json.Marshal(body); err != nil { // null where body is nil
+		return nil, fmt.Errorf("write the record of %s: %w", ref, err)
+	}
+	return r, nil
+}
+
+func (m *RecordMaker) key(ctx context.Context, at Position, r *feed.Record, now latchkey.Instant) (any, error) {
+	var id KeyID
+	switch r.Ref.Kind {
+	case feed.Secret:
+		kid, ok := ParseKid(r.Ref.ID)
+		if ok {
+			var err error
+			if id, ok, err = m.Record.KeyOfKid(ctx, at.Chain, kid); err != nil {
+				return nil, err
+			}
+		}
+		if !ok {
+			return nil, errKeyNotFound
+		}
+		r.Ref = feed.Ref{Kind: feed.Key, ID: id.String()}
+	default:
+		var ok bool
+		if id, ok = ParseKeyID(r.Ref.ID); !ok {
+			return nil, nil
+		}
+	}
+	k, err := m.Record.FullKey(ctx, at.Chain, id, now)
+	if latchkey.KindOf(err) == latchkey.NotFound {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	return keyBody(r, at, &k), nil
+}
+
+// RecordOf makes the record of a key that was read after how far the changes of
+// its customer go.
+func (m *RecordMaker) RecordOf(at Position, k *FullKey) (*feed.Record, error) {
+	r := &feed.Record{Customer: at.Chain, Ref: feed.Ref{Kind: feed.Key, ID: k.Key.ID.String()}, Version: at.Seq, Epoch: m.Epoch}
+	var err error
+	if r.Body, err = json.Marshal(keyBody(r, at, k)); err != nil {
+		return nil, fmt.Errorf("write the record of key %s: %w", k.Key.ID, err)
+	}
+	return r, nil
+}
+
+// keyBody writes down the key, and in r when it ends.
+func keyBody(r *feed.Record, at Position, k *FullKey) *feed.KeyBody {
+	body := &feed.KeyBody{ID: k.Key.ID.String(), Scopes: k.Key.Scopes, Metadata: k.Key.Metadata,
+		ExpiresAt: k.Key.ExpiresAt, RevokedAt: min(k.Key.RevokedAt, at.DeletedAt), Secrets: []feed.SecretBody{}}
+	for _, s := range k.Secrets {
+		body.Secrets = append(body.Secrets, feed.SecretBody{Kid: s.Kid.String(), Mode: string(s.Mode), Digest: s.Digest[:], Pepper: s.Pepper, EndsAt: s.EndsAt})
+	}
+	if at.DeletedAt == latchkey.Never {
+		body.Grants, _ = grantBodies(k.Grants)
+	}
+	r.Until = min(body.ExpiresAt, body.RevokedAt)
+	return body
+}
+
+func (m *RecordMaker) subject(ctx context.Context, at Position, r *feed.Record, now latchkey.Instant) (any, error) {
+	if at.DeletedAt != latchkey.Never {
+		return nil, nil
+	}
+	ref := EntityRef{Type: r.Ref.Type, ID: r.Ref.ID}
+	grants, _, err := m.Record.SubjectGrants(ctx, at.Chain, ref, now)
+	if err != nil {
+		return nil, err
+	}
+	stored, found, err := m.Record.Subject(ctx, at.Chain, ref)
+	if err != nil || !found && len(grants) == 0 {
+		return nil, err
+	}
+	body := &feed.SubjectBody{Properties: stored.Properties}
+	if body.Grants, r.Until = grantBodies(grants); found {
+		r.Until = latchkey.Never // properties do not end on their own
+	}
+	return body, nil
+}
+
+func (m *RecordMaker) resource(ctx context.Context, at Position, r *feed.Record) (any, error) {
+	if at.DeletedAt != latchkey.Never {
+		return nil, nil
+	}
+	stored, found, err := m.Record.Resource(ctx, at.Chain, EntityRef{Type: r.Ref.Type, ID: r.Ref.ID})
+	if err != nil || !found {
+		return nil, err
+	}
+	r.Until = latchkey.Never
+	return &feed.ResourceBody{Properties: stored.Properties}, nil
+}
+
+// grantBodies writes grants down, and tells when the last of them ends.
+func grantBodies(list []GrantRecord) (bodies []feed.GrantBody, until latchkey.Instant) {
+	for _, g := range list {
+		bodies = append(bodies, feed.GrantBody{ID: g.ID, Entries: g.Entries, Reason: g.Reason,
+			NotBefore: g.NotBefore, ExpiresAt: g.ExpiresAt, RevokedAt: g.RevokedAt})
+		until = max(until, min(g.ExpiresAt, g.RevokedAt))
+	}
+	return bodies, until
+}
+
+// Message makes the message of a change, with the present records of what it
+// touched as far as there is room for them.
+func (m *RecordMaker) Message(ctx context.Context, customer string, t Touched, now latchkey.Instant) (*feed.Message, error) {
+	msg := &feed.Message{Customer: customer, Epoch: m.Epoch, Seq: t.Seq, At: t.At, Touched: t.Refs, All: t.All}
+	at, err := m.Record.Position(ctx, customer)
+	if err != nil {
+		return nil, err
+	}
+	if at.Seq < t.Seq {
+		return nil, fmt.Errorf("change %d of %s is told of, and the database is at %d", t.Seq, customer, at.Seq)
+	}
+	size := 0
+	for _, ref := range t.Refs {
+		switch ref.Kind {
+		case feed.Key, feed.Subject, feed.Resource:
+		default: // there are no records of it
+			continue
+		}
+		r, err := m.make(ctx, at, ref, now)
+		if err != nil {
+			return nil, err
+		}
+		if size += len(r.Body); size > maxMessage {
+			break
+		}
+		msg.Records = append(msg.Records, *r)
+	}
+	return msg, nil
+}
