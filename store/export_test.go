@@ -1,0 +1,4 @@
+package store
+
+// Tables are those that Copy copies.
+var Tables = tables
