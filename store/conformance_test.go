@@ -520,7 +520,8 @@ func TestVerifyChain_ReadsAsOfOneMoment(t *testing.T) {
 			default:
 			}
 			if report, err := db.VerifyChain(ctx, authz.DefaultCustomer); err != nil || !report.Holds {
-				t.Fatalf("%+v, %v", report, err)
+				t.Errorf("%+v, %v", report, err)
+				break
 			}
 		}
 		wg.Wait()
