@@ -57,8 +57,6 @@ var (
 var coming = map[string][]string{
 	"serve":   {"max-clock-skew"},
 	"sidecar": {"*"},
-	"migrate": {"*"},
-	"init":    {"database"},
 }
 
 // describe asks the program about a command; words are its name. A command that

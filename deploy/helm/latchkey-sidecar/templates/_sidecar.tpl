@@ -11,6 +11,8 @@ Both take one dict:
                     {"customer": {"decision": true, "sidecar": true}}
   redis             true: the Secret has `redis-url` as well
   pepper            true: the Secret has `pepper`, the control planes' own
+  trust             true: the Secret has `ca.crt`, the authorities by which the control
+                    plane and Redis are known, in place of the public ones
   routes            name of a ConfigMap with `routes.yaml`, for proxies that ask
   port              listen on this port of the pod's loopback; without it on the socket
                     /run/latchkey/sidecar.sock, in the volume latchkey-socket, open to
@@ -27,7 +29,7 @@ Both take one dict:
 An argument of another name is refused.
 */}}
 {{- define "latchkey.sidecar.check" -}}
-{{- $known := list "image" "control" "secret" "redis" "pepper" "routes" "port" "metrics" "maxStaleness" "maxClockSkew" "insecureControl" "verificationKeys" "resources" }}
+{{- $known := list "image" "control" "secret" "redis" "pepper" "trust" "routes" "port" "metrics" "maxStaleness" "maxClockSkew" "insecureControl" "verificationKeys" "resources" }}
 {{- range $name := keys . }}
 {{- if not (has $name $known) }}{{ fail (printf "latchkey.sidecar: there is no argument %q" $name) }}{{ end }}
 {{- end }}
@@ -37,11 +39,11 @@ An argument of another name is refused.
 {{- end }}
 {{- if and (not (hasPrefix "https://" .control)) (not .insecureControl) }}
 {{- fail "latchkey.sidecar: control would get the key in plain text: use https://, or insecureControl" }}
-{{- end }}
+{{- end -}}
 {{- end }}
 
 {{- define "latchkey.sidecar" -}}
-{{- include "latchkey.sidecar.check" . }}
+{{- include "latchkey.sidecar.check" . -}}
 - name: latchkey
   image: {{ .image | quote }}
   restartPolicy: Always
@@ -75,6 +77,10 @@ An argument of another name is refused.
     {{- if .redis }}
     - name: LATCHKEY_REDIS_FILE
       value: /run/secrets/latchkey/redis-url
+    {{- end }}
+    {{- if .trust }}
+    - name: SSL_CERT_FILE
+      value: /run/secrets/latchkey/ca.crt
     {{- end }}
   {{- if .metrics }}
   ports:
@@ -124,7 +130,7 @@ An argument of another name is refused.
 {{- end }}
 
 {{- define "latchkey.sidecar.volumes" -}}
-{{- include "latchkey.sidecar.check" . }}
+{{- include "latchkey.sidecar.check" . -}}
 # The last good policies, of use when the container starts again.
 - name: latchkey-data
   emptyDir: {sizeLimit: 256Mi}
@@ -140,6 +146,9 @@ An argument of another name is refused.
       {{- end }}
       {{- if .pepper }}
       - {key: pepper, path: pepper}
+      {{- end }}
+      {{- if .trust }}
+      - {key: ca.crt, path: ca.crt}
       {{- end }}
 {{- if not .port }}
 - name: latchkey-socket

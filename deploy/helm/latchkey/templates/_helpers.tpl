@@ -62,13 +62,6 @@ seccompProfile: {type: RuntimeDefault}
 {{- end }}
 
 {{/* The secrets as files, each only where it is used. */}}
-{{- define "latchkey.secretEnv" -}}
-{{- if include "latchkey.postgres" . }}
-- name: LATCHKEY_DATABASE_FILE
-  value: /run/secrets/latchkey/database-url
-{{- end }}
-{{- end }}
-
 {{- define "latchkey.secretSource" -}}
 - secret:
     name: {{ .secret.name }}
@@ -86,6 +79,9 @@ projected:
     {{- end }}
     {{- if include "latchkey.postgres" . }}
     {{- include "latchkey.secretSource" (dict "secret" .Values.database.secret "path" "database-url") | nindent 4 }}
+    {{- end }}
+    {{- if .Values.trust.enabled }}
+    {{- include "latchkey.secretSource" (dict "secret" .Values.trust.secret "path" "ca.crt") | nindent 4 }}
     {{- end }}
     {{- if .serve }}
     {{- if .Values.rootKey.enabled }}
