@@ -100,10 +100,11 @@ func (d *Decision) Reset() {
 	}
 }
 
-// NotReady makes d the answer of a process that cannot decide yet.
-func (d *Decision) NotReady(now latchkey.Instant) {
+// Undecided makes d the answer of a process that cannot decide: because of
+// NotReady or Stale.
+func (d *Decision) Undecided(because ReasonCode, now latchkey.Instant) {
 	d.begin(now)
-	d.deny(Reason{Code: NotReady})
+	d.deny(Reason{Code: because})
 }
 
 // deny ends a decision with one reason.

@@ -215,6 +215,7 @@ type Customer struct {
 	// Policies is the customer's snapshot in force.
 	Policies policies.Live
 	deleted  atomic.Bool
+	staleAt  atomic.Int64 // 0: what is known of it is up to date
 	turns    turns
 }
 
@@ -224,6 +225,23 @@ func (c *Customer) Deleted() bool { return c == nil || c.deleted.Load() }
 
 // Delete ends the customer in this process.
 func (c *Customer) Delete() { c.deleted.Store(true) }
+
+// StaleAt is from when on what this process knows of the customer may be out of
+// date by more than is permitted; Never while it follows the customer's changes.
+func (c *Customer) StaleAt() latchkey.Instant {
+	if at := c.staleAt.Load(); at != 0 {
+		return latchkey.Instant(at)
+	}
+	return latchkey.Never
+}
+
+// SetStaleAt says so; Never ends it.
+func (c *Customer) SetStaleAt(at latchkey.Instant) {
+	if at == latchkey.Never {
+		at = 0
+	}
+	c.staleAt.Store(int64(at))
+}
 
 // KeyFinder finds keys for authentication and decisions. Where not all keys are
 // in memory a call may wait for I/O, a bounded time; an error says that nobody

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/latchkey-dev/latchkey"
+	"github.com/latchkey-dev/latchkey/feed"
 	"github.com/latchkey-dev/latchkey/internal/strictjson"
 	"github.com/latchkey-dev/latchkey/policies"
 	"github.com/latchkey-dev/latchkey/scopes"
@@ -31,6 +32,12 @@ type PDPConfig struct {
 	Properties PropertySource
 	// MaxStaleness is how long an answer may be reused at most.
 	MaxStaleness time.Duration
+	// Lease is until when this process may decide by what it knows; nil where
+	// nobody else changes it.
+	Lease *feed.Lease
+	// ServeStale is for how long after that it decides all the same, and says so;
+	// 0 denies.
+	ServeStale time.Duration
 	// Concurrency is how many evaluations of one customer's policies run at
 	// once; at least 1.
 	Concurrency int
@@ -55,6 +62,36 @@ func ErrPolicyNotFound() *latchkey.Error {
 func (p *PDP) Decide(d *Decision, c *Customer, q *Request, now latchkey.Instant) error {
 	_, err := p.decide(d, c, q, now, nil)
 	return err
+}
+
+// Freshness says whether decisions may be made by what is known.
+type Freshness uint8
+
+// The zero Freshness denies.
+const (
+	TooOld Freshness = iota
+	// ServedStale is past what is promised, and served by the operator's choice.
+	ServedStale
+	Fresh
+)
+
+// Freshness tells of what is known of a customer at now; with nil, of what is
+// known at all. until is how long an answer may be relied on.
+func (p *PDP) Freshness(c *Customer, now latchkey.Instant) (f Freshness, until latchkey.Instant) {
+	until = latchkey.Never
+	if c != nil {
+		until = c.StaleAt()
+	}
+	if p.cfg.Lease != nil {
+		until = min(until, p.cfg.Lease.End())
+	}
+	switch {
+	case now < until:
+		return Fresh, until
+	case p.cfg.ServeStale > 0 && now < until.Add(p.cfg.ServeStale):
+		return ServedStale, now
+	}
+	return TooOld, now
 }
 
 // Explanation is everything that was looked at on the way to a decision.
@@ -99,11 +136,26 @@ func (p *PDP) mayExplain(caller *Caller, key *KeyState) bool {
 // decide returns the subject's key where it was found in force. Where traces is
 // not nil it is given what became of the policy's rules.
 func (p *PDP) decide(d *Decision, c *Customer, q *Request, now latchkey.Instant, traces *[]policies.Trace) (*KeyState, error) {
-	d.begin(now.Add(p.cfg.MaxStaleness))
-	if c == nil {
+	freshness, until := p.Freshness(c, now)
+	// Who reuses an answer adds nothing to how old it may be.
+	d.begin(min(now.Add(p.cfg.MaxStaleness), until))
+	switch {
+	case c == nil:
 		d.deny(Reason{Code: KeyUnknown})
 		return nil, nil
+	case freshness == TooOld:
+		d.deny(Reason{Code: Stale})
+		return nil, nil
 	}
+	key, err := p.answer(d, c, q, now, traces)
+	if freshness == ServedStale && err == nil {
+		d.Reasons = append(d.Reasons, Reason{Code: Stale})
+	}
+	return key, err
+}
+
+// answer is decide by what is known.
+func (p *PDP) answer(d *Decision, c *Customer, q *Request, now latchkey.Instant, traces *[]policies.Trace) (*KeyState, error) {
 	snapshot := c.Policies.Snapshot()
 	policy, name := (*policies.Policy)(nil), q.Policy
 	if name != "" {

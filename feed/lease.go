@@ -2,20 +2,21 @@ package feed
 
 import (
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/latchkey-dev/latchkey"
 )
 
 // Lease is until when a node may decide by what it knows. Safe for concurrent
-// use.
+// use; asking takes no lock.
 type Lease struct {
 	staleness, skew time.Duration
 
-	mu     sync.Mutex
-	until  latchkey.Instant
-	offset time.Duration // of the issuer's clock against the own one, as last seen
-	skewed bool
+	mu     sync.Mutex   // held by who renews or compares
+	until  atomic.Int64 // latchkey.Instant
+	offset atomic.Int64 // of the issuer's clock against the own one, as last seen; time.Duration
+	skewed atomic.Bool
 }
 
 // NewLease makes one that has run out. A node may be without word for
@@ -31,7 +32,7 @@ func NewLease(staleness, skew time.Duration) *Lease {
 func (l *Lease) Renew(issued, sent latchkey.Instant) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	l.until = max(l.until, min(sent, issued.Add(l.skew)).Add(l.staleness))
+	l.until.Store(max(l.until.Load(), int64(min(sent, issued.Add(l.skew)).Add(l.staleness))))
 }
 
 // Compare judges the own clock by a heartbeat: by one that the node asked for,
@@ -42,35 +43,40 @@ func (l *Lease) Compare(issued, sent, now latchkey.Instant, asked bool) {
 	defer l.mu.Unlock()
 	trip := time.Duration(now-sent) * time.Microsecond
 	if asked && trip >= 0 && trip < time.Second {
-		l.offset = time.Duration(issued-(sent+now)/2) * time.Microsecond
-		l.skewed = l.offset.Abs()-trip/2 > l.skew
+		offset := time.Duration(issued-(sent+now)/2) * time.Microsecond
+		l.judge(offset, offset.Abs()-trip/2 > l.skew)
 		return
 	}
 	if ahead := time.Duration(issued-now) * time.Microsecond; ahead > l.skew {
-		l.offset, l.skewed = ahead, true
-	} else if l.skewed && l.offset > 0 {
-		l.offset, l.skewed = ahead, false
+		l.judge(ahead, true)
+	} else if l.skewed.Load() && l.offset.Load() > 0 {
+		l.judge(ahead, false)
 	}
 }
 
-// Until is when the lease runs out.
-func (l *Lease) Until() latchkey.Instant {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.until
+func (l *Lease) judge(offset time.Duration, skewed bool) {
+	l.offset.Store(int64(offset))
+	l.skewed.Store(skewed)
+}
+
+// Until is when the lease runs out by what was heard; whether the clock can be
+// trusted is not in it.
+func (l *Lease) Until() latchkey.Instant { return latchkey.Instant(l.until.Load()) }
+
+// End is from when on the node may not decide any more: Until, or at once, the
+// zero Instant, where the own clock is not to be trusted.
+func (l *Lease) End() latchkey.Instant {
+	if l.skewed.Load() {
+		return 0
+	}
+	return l.Until()
 }
 
 // Offset is how far the issuer's clock is ahead of the own one, as last seen,
 // and whether that is more than is permitted.
 func (l *Lease) Offset() (time.Duration, bool) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.offset, l.skewed
+	return time.Duration(l.offset.Load()), l.skewed.Load()
 }
 
 // Holds reports whether the node may decide at now.
-func (l *Lease) Holds(now latchkey.Instant) bool {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return !l.skewed && now < l.until
-}
+func (l *Lease) Holds(now latchkey.Instant) bool { return now < l.End() }

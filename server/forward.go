@@ -90,8 +90,8 @@ func (s *Server) forward(check *forward.Check, start time.Time) (answer forward.
 		k.check, k.customer, k.path, k.question = nil, nil, forward.Path{}, authz.Request{}
 		s.checks.Put(k)
 	}()
-	if waiting := s.waiting(); waiting != "" {
-		return k.answer(&verdict{status: fiber.StatusServiceUnavailable, code: authz.NotReady, detail: "not ready: " + waiting})
+	if rd := s.readiness(k.now); rd.Code != "" && !rd.Decides {
+		return k.answer(&verdict{status: fiber.StatusServiceUnavailable, code: rd.Code, detail: rd.err().Public})
 	}
 	refused := k.caller()
 	if refused != nil {
@@ -123,6 +123,9 @@ func (k *checking) caller() *verdict {
 		}
 		caller, _, err := s.cfg.Authenticator.Authenticate([]byte(check.Callers[0]), k.now, check.Peer)
 		switch {
+		case latchkey.KindOf(err) == latchkey.Unavailable:
+			v.refuse(fiber.StatusServiceUnavailable, "caller_unverified", "the proxy's key cannot be verified now")
+			return v
 		case err != nil:
 			v.refuse(fiber.StatusUnauthorized, "invalid_caller", "the proxy's key does not hold")
 			return v
@@ -274,6 +277,8 @@ func (k *checking) judge(d *authz.Decision) (v verdict) {
 		return v.refuse(fiber.StatusUnauthorized, "invalid_credential", "a valid credential is required")
 	case v.invalid:
 		return v.refuse(fiber.StatusUnauthorized, code, "the key has ended")
+	case code == authz.NotReady || code == authz.Stale: // no denial, but our failure
+		return v.refuse(fiber.StatusServiceUnavailable, code, "the request cannot be decided now")
 	}
 	return v.refuse(fiber.StatusForbidden, code, "the decision is to deny the request")
 }

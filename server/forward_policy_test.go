@@ -3,6 +3,10 @@ package server_test
 import (
 	"sync/atomic"
 	"testing"
+
+	"github.com/latchkey-dev/latchkey"
+	"github.com/latchkey-dev/latchkey/authz"
+	"github.com/latchkey-dev/latchkey/server"
 )
 
 // The customer's policy decides within the ceiling, and sees the original
@@ -44,11 +48,11 @@ func TestForward_NotReadyIsAFailure(t *testing.T) {
 	t.Parallel()
 	var waiting atomic.Bool
 	a := startForward(t, func(o *options) {
-		o.config.Ready = func() string {
+		o.config.Ready = func(latchkey.Instant) server.Readiness {
 			if waiting.Load() {
-				return "the keys"
+				return server.Readiness{Code: authz.NotReady, Detail: "the keys"}
 			}
-			return ""
+			return server.Readiness{}
 		}
 	})
 	waiting.Store(true)

@@ -17,26 +17,57 @@ func (*Server) live(r *request) error {
 	return r.json(http.StatusOK)
 }
 
-// waiting is what the server is not ready for want of, "" when it is ready.
-func (s *Server) waiting() string {
+// Readiness is whether decisions can be made, and why not. The zero Readiness is
+// ready.
+type Readiness struct {
+	// Code is "", authz.NotReady (not yet) or authz.Stale (what is known may be
+	// out of date).
+	Code   authz.ReasonCode
+	Detail string // why, for people
+	// Decides says of Stale that decisions are made all the same, by the
+	// operator's choice; they say so, and nothing else is answered.
+	Decides bool
+}
+
+// readiness is that of the whole server at now.
+func (s *Server) readiness(now latchkey.Instant) Readiness {
 	if s.cfg.Ready == nil {
-		return ""
+		return Readiness{}
 	}
-	return s.cfg.Ready()
+	return s.cfg.Ready(now)
 }
 
-func errNotReady(waiting string) error {
-	return latchkey.Errorf(latchkey.Unavailable, "not_ready", "not ready: %s", waiting)
+// answers reports whether a call of the route can be answered.
+func (rd *Readiness) answers(rt *route) bool { return rd.Code == "" || rd.Decides && rt.decides }
+
+func (rd *Readiness) err() *latchkey.Error {
+	if rd.Code == authz.Stale {
+		return latchkey.Errorf(latchkey.Unavailable, string(authz.Stale), "what is known here may be out of date: %s", rd.Detail)
+	}
+	return latchkey.Errorf(latchkey.Unavailable, string(authz.NotReady), "not ready: %s", rd.Detail)
 }
 
-// notReady answers what comes before the server is ready: a single decision is
+// customerReadiness is that of what is known of the caller's customer. Root is
+// let through: it may be what mends it.
+func (r *request) customerReadiness() Readiness {
+	if r.caller.IsRoot() || r.caller.Customer == nil {
+		return Readiness{}
+	}
+	f, _ := r.s.cfg.PDP.Freshness(r.caller.Customer, r.now)
+	if f == authz.Fresh {
+		return Readiness{}
+	}
+	return Readiness{Code: authz.Stale, Detail: "the customer's last changes could not be applied", Decides: f == authz.ServedStale}
+}
+
+// notReady answers what cannot be answered as it should be: a single decision is
 // a deny, for a PEP that looks at nothing else, and all the rest 503.
-func (r *request) notReady(waiting string) error {
+func (r *request) notReady(rd *Readiness) error {
 	if !r.route.single {
-		return errNotReady(waiting)
+		return rd.err()
 	}
 	r.decision = authz.Decision{}
-	r.decision.NotReady(r.now)
+	r.decision.Undecided(rd.Code, r.now)
 	r.s.metrics.decided(&r.decision) // not logged: nobody knows who asks, nor what
 	r.out = appendDecision(r.out[:0], &r.decision, nil)
 	return r.json(http.StatusOK)
@@ -45,13 +76,14 @@ func (r *request) notReady(waiting string) error {
 // ready answers 200 while decisions can be made, by every customer's own
 // policies, and changes recorded.
 func (s *Server) ready(r *request) error {
-	if waiting := s.waiting(); waiting != "" {
-		return errNotReady(waiting)
-	}
-	if s.cfg.Bundles != nil {
+	rd := s.readiness(r.now)
+	if rd.Code == "" && s.cfg.Bundles != nil {
 		if name := s.cfg.Bundles.Pending(); name != "" {
-			return errNotReady("the bundle " + name + " has not come into force yet")
+			rd = Readiness{Code: authz.NotReady, Detail: "the bundle " + name + " has not come into force yet"}
 		}
+	}
+	if rd.Code != "" {
+		return rd.err()
 	}
 	ctx, cancel := r.context()
 	defer cancel()

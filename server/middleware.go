@@ -25,6 +25,7 @@ type route struct {
 	open     bool          // needs no credential
 	forward  bool          // a proxy asks about somebody else's request
 	decision bool          // logs failures and a sample only
+	decides  bool          // answers by decisions, which say what they rest on; derived from the action
 	single   bool          // answers one decision
 	authzen  bool          // errors are AuthZEN's JSON strings
 	query    bool          // reads the query; without it any parameter is a fault
@@ -65,6 +66,7 @@ func (s *Server) mount(app *fiber.App, rt *route) {
 	if rt.action == "" {
 		rt.action = derivedAction(rt.method, rt.path)
 	}
+	rt.decides = strings.HasPrefix(rt.action, "decision.")
 	rt.observe = s.metrics.route(rt.method, rt.path)
 	handler := func(c *fiber.Ctx) error {
 		r := s.acquire(c, rt)
@@ -128,11 +130,14 @@ func (r *request) run() (err error) {
 		return err
 	}
 	if !r.route.open {
-		if waiting := r.s.waiting(); waiting != "" { // who asks cannot be told yet
-			return r.notReady(waiting)
+		if rd := r.s.readiness(r.now); !rd.answers(r.route) { // who asks cannot be told
+			return r.notReady(&rd)
 		}
 		if err := r.authenticate(); err != nil {
 			return err
+		}
+		if rd := r.customerReadiness(); !rd.answers(r.route) {
+			return r.notReady(&rd)
 		}
 		if err := r.route.may(&r.caller); err != nil {
 			return err

@@ -19,6 +19,7 @@ import (
 	"github.com/valyala/fasthttp"
 	"go.opentelemetry.io/otel/trace"
 
+	"github.com/latchkey-dev/latchkey"
 	"github.com/latchkey-dev/latchkey/audit"
 	"github.com/latchkey-dev/latchkey/authz"
 	"github.com/latchkey-dev/latchkey/forward"
@@ -55,9 +56,10 @@ type Config struct {
 	// Tracer makes a span a request; nil makes none.
 	Tracer trace.Tracer
 
-	// Ready says what decisions still wait for, "" when they can be made; nil is
-	// always ready. Until then every decision is denied, and all else 503.
-	Ready func() string
+	// Ready says whether decisions can be made at a time; nil is always ready.
+	// While they cannot every decision is denied with the reason, and all else is
+	// 503.
+	Ready func(now latchkey.Instant) Readiness
 
 	// PublicURL is the base of the URLs in the metadata document; required.
 	PublicURL string

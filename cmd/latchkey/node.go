@@ -323,8 +323,15 @@ func (n *node) load(ctx context.Context) error {
 	return nil
 }
 
-func (n *node) ready() string       { return *n.waiting.Load() }
 func (n *node) waitFor(what string) { n.waiting.Store(&what) }
+
+// ready implements server.Config.Ready.
+func (n *node) ready(latchkey.Instant) server.Readiness {
+	if what := *n.waiting.Load(); what != "" {
+		return server.Readiness{Code: authz.NotReady, Detail: what}
+	}
+	return server.Readiness{}
+}
 
 // atOnce is how many evaluations of one customer may run at the same time: some
 // processors are always left to the others.

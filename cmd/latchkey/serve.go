@@ -334,7 +334,7 @@ func (cmd *ServeCmd) private(n *node) (*http.Server, error) {
 		fmt.Fprintln(w, `{"status":"live"}`)
 	})
 	mux.HandleFunc("GET /health/ready", func(w http.ResponseWriter, r *http.Request) {
-		if err := n.db.Ping(r.Context()); err != nil || n.ready() != "" || n.bundles.Pending() != "" {
+		if err := n.db.Ping(r.Context()); err != nil || n.ready(latchkey.InstantOf(n.now())).Code != "" || n.bundles.Pending() != "" {
 			w.WriteHeader(http.StatusServiceUnavailable)
 			fmt.Fprintln(w, `{"status":"not_ready"}`)
 			return
