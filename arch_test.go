@@ -46,8 +46,9 @@ var edges = map[string][]string{
 	"cmd/latchkey": {"scopes", "policies", "audit", "authz", "forward", "feed", "store", "cache", "control", "notify", "policies/bundle", "server", "server/extauthz", "internal/keyring"},
 
 	// Programs of the workshop; nothing of the product imports them.
-	"internal/bench":     {"scopes", "authz", "store", "cache", "internal/keyring", "policies/bundle"},
+	"internal/bench":     {"scopes", "authz", "store", "cache", "internal/keyring", "policies/bundle", "internal/page"},
 	"internal/demo":      nil,
+	"internal/page":      nil,
 	"internal/container": nil,
 	"internal/proxies":   nil,
 	"internal/servers":   nil,

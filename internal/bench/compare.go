@@ -16,6 +16,8 @@ import (
 	"time"
 
 	"github.com/latchkey-dev/latchkey/authz"
+
+	"github.com/latchkey-dev/latchkey/internal/page"
 )
 
 //go:embed decision.rego
@@ -28,7 +30,7 @@ const opaVersion = "1.22.2"
 const keyCount = 1000
 
 // compare measures latchkey between the constant handler and OPA.
-func compare(ctx context.Context, s settings, dir string) (_ *page, err error) {
+func compare(ctx context.Context, s settings, dir string) (_ *page.Page, err error) {
 	if err := tools("wrk", "taskset"); err != nil {
 		return nil, err
 	}

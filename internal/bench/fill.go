@@ -18,6 +18,8 @@ import (
 	"github.com/latchkey-dev/latchkey/internal/strictjson"
 	"github.com/latchkey-dev/latchkey/scopes"
 	"github.com/latchkey-dev/latchkey/store"
+
+	"github.com/latchkey-dev/latchkey/internal/page"
 )
 
 // The shape of a filled data directory.
@@ -85,7 +87,7 @@ func fill(ctx context.Context, dir string, n int) (err error) {
 			return err
 		}
 		if made := (c + 1) * keysPerCustomer; made%50_000 == 0 {
-			progress("%s keys, %.0f s", thousands(float64(made)), time.Since(began).Seconds())
+			progress("%s keys, %.0f s", page.Thousands(float64(made)), time.Since(began).Seconds())
 		}
 	}
 	return f.records.Flush()
@@ -145,14 +147,14 @@ func filled(ctx context.Context, scratch string, n int) (dir string, err error) 
 	parent := filepath.Join(cacheDir, "latchkey-bench")
 	dir = filepath.Join(parent, fmt.Sprintf("%s-%d", name, n))
 	if _, err := os.Stat(dir); err == nil {
-		progress("%s keys are there from an earlier run", thousands(float64(n)))
+		progress("%s keys are there from an earlier run", page.Thousands(float64(n)))
 		return dir, nil
 	}
 	// One such directory takes gigabytes; old ones are of no use.
 	if err := errors.Join(os.RemoveAll(parent), os.MkdirAll(parent, 0o700)); err != nil {
 		return "", err
 	}
-	progress("making %s keys, once", thousands(float64(n)))
+	progress("making %s keys, once", page.Thousands(float64(n)))
 	work, err := os.MkdirTemp(scratch, "latchkey-bench-fill-")
 	if err != nil {
 		return "", err

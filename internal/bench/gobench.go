@@ -8,6 +8,8 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+
+	"github.com/latchkey-dev/latchkey/internal/page"
 )
 
 // benchmark is one line of `go test -bench`, the median over its repetitions.
@@ -107,22 +109,22 @@ func atAMillion(name string) bool {
 }
 
 // goal holds the slowest of the benchmarks that the limit is about to it.
-func (l limit) goal(all []benchmark) goal {
-	g := goal{
-		name:    "In process: " + l.title,
-		want:    fmt.Sprintf("≤ %s ns, ≤ %.0f allocations", thousands(l.nanoseconds), l.allocations),
-		missing: true, got: "-",
+func (l limit) goal(all []benchmark) page.Goal {
+	g := page.Goal{
+		Name:    "In process: " + l.title,
+		Want:    fmt.Sprintf("≤ %s ns, ≤ %.0f allocations", page.Thousands(l.nanoseconds), l.allocations),
+		Missing: true, Got: "-",
 	}
 	var ns, allocs float64
 	for _, b := range all {
 		if b.pkg == l.pkg && strings.HasPrefix(b.name, l.name) && (l.holds == nil || l.holds(b.name)) {
-			g.missing = false
+			g.Missing = false
 			ns, allocs = max(ns, b.nanoseconds), max(allocs, b.allocations)
 		}
 	}
-	if !g.missing {
-		g.got = fmt.Sprintf("%s ns, %.0f allocations", thousands(ns), allocs)
-		g.met = ns <= l.nanoseconds && allocs <= l.allocations
+	if !g.Missing {
+		g.Got = fmt.Sprintf("%s ns, %.0f allocations", page.Thousands(ns), allocs)
+		g.Met = ns <= l.nanoseconds && allocs <= l.allocations
 	}
 	return g
 }

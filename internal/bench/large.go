@@ -10,6 +10,8 @@ import (
 	"time"
 
 	"github.com/tidwall/gjson"
+
+	"github.com/latchkey-dev/latchkey/internal/page"
 )
 
 // Goals at a million keys.
@@ -30,7 +32,7 @@ type measured struct {
 }
 
 // compareLarge measures a million keys against a thousand, and against none.
-func compareLarge(ctx context.Context, s settings, dir string) (_ *page, err error) {
+func compareLarge(ctx context.Context, s settings, dir string) (_ *page.Page, err error) {
 	if err := tools("wrk", "taskset"); err != nil {
 		return nil, err
 	}
@@ -138,42 +140,42 @@ func verifyRecords(ctx context.Context, l *pdp, file string) error {
 }
 
 // largePage makes the page of a million keys.
-func largePage(found []*measured, r *rounds) *page {
+func largePage(found []*measured, r *rounds) *page.Page {
 	const few, many = 0, 1
 	slowdown := 1 / r.ratio(many, few, bySecond)
 	empty, full := found[0], found[2]
 	perKey := func(resident int64) float64 { return float64(resident-empty.fresh) / float64(full.keys) }
 	worst := max(perKey(full.fresh), perKey(full.after))
-	p := &page{
-		title: "Benchmarks at a million keys",
-		what: "What a million active keys cost against a thousand: time per decision, memory, start.\n" +
+	p := &page.Page{
+		Title: "Benchmarks at a million keys",
+		What: "What a million active keys cost against a thousand: time per decision, memory, start.\n" +
 			"`make bench-large` measures it anew; `make bench-large WRITE=1` rewrites this page.",
-		busy: r.busy,
-		goals: []goal{
-			{name: "Time per request, 1,000,000 keys / 1,000 keys", want: fmt.Sprintf("≤ %.2f", wantSlowdown), got: fmt.Sprintf("%.2f", slowdown), met: slowdown <= wantSlowdown},
-			{name: "Resident memory per key, on top of the empty process", want: fmt.Sprintf("≤ %d bytes", wantBytesPerKey), got: fmt.Sprintf("%.0f bytes", worst), met: worst <= wantBytesPerKey},
-			{name: "Start with 1,000,000 keys, to readiness", want: fmt.Sprintf("≤ %.0f s", wantStart.Seconds()), got: fmt.Sprintf("%.1f s", full.start.Seconds()), met: full.start <= wantStart},
+		Busy: r.busy,
+		Goals: []page.Goal{
+			{Name: "Time per request, 1,000,000 keys / 1,000 keys", Want: fmt.Sprintf("≤ %.2f", wantSlowdown), Got: fmt.Sprintf("%.2f", slowdown), Met: slowdown <= wantSlowdown},
+			{Name: "Resident memory per key, on top of the empty process", Want: fmt.Sprintf("≤ %d bytes", wantBytesPerKey), Got: fmt.Sprintf("%.0f bytes", worst), Met: worst <= wantBytesPerKey},
+			{Name: "Start with 1,000,000 keys, to readiness", Want: fmt.Sprintf("≤ %.0f s", wantStart.Seconds()), Got: fmt.Sprintf("%.1f s", full.start.Seconds()), Met: full.start <= wantStart},
 		},
 	}
-	memory := table{title: "Memory and start", rows: [][]string{{"Server", "Ready after", "On one core", "Resident once ready", "Resident after the load", "Per key once ready", "Per key after the load"}}}
+	memory := page.Table{Title: "Memory and start", Rows: [][]string{{"Server", "Ready after", "On one core", "Resident once ready", "Resident after the load", "Per key once ready", "Per key after the load"}}}
 	for _, m := range found {
 		row := []string{m.name, seconds(m.start), seconds(m.confined), mebibytes(m.fresh) + " MiB", mebibytes(m.after) + " MiB", "", ""}
 		if m == full {
 			row[5], row[6] = fmt.Sprintf("%.0f bytes", perKey(m.fresh)), fmt.Sprintf("%.0f bytes", perKey(m.after))
 		}
-		memory.rows = append(memory.rows, row)
+		memory.Rows = append(memory.Rows, row)
 	}
-	figures := table{title: "Figures, as context", rows: [][]string{{"Server", "Requests/s", "p50", "p99", "Requests per second of processor time"}}}
+	figures := page.Table{Title: "Figures, as context", Rows: [][]string{{"Server", "Requests/s", "p50", "p99", "Requests per second of processor time"}}}
 	for i, m := range found[1:] {
-		figures.rows = append(figures.rows, r.summary(i).row(m.name))
+		figures.Rows = append(figures.Rows, r.summary(i).row(m.name))
 	}
-	figures.rows = append(figures.rows, []string{"time per request, 1,000,000 / 1,000", fmt.Sprintf("%.2f", slowdown), "", "", fmt.Sprintf("%.2f", 1/r.ratio(many, few, byCPU))})
-	p.tables = []table{memory, figures}
-	p.how = []string{
-		machine(),
+	figures.Rows = append(figures.Rows, []string{"time per request, 1,000,000 / 1,000", fmt.Sprintf("%.2f", slowdown), "", "", fmt.Sprintf("%.2f", 1/r.ratio(many, few, byCPU))})
+	p.Tables = []page.Table{memory, figures}
+	p.How = []string{
+		page.Machine(),
 		fmt.Sprintf("Both servers run at once, each pinned to the same core with GOMAXPROCS=1; the client, wrk with one thread and %d connections that stay open, is pinned to another core.", connections),
 		r.String(),
-		fmt.Sprintf("Every customer has %d active keys, so there are 100,000 customers and 100. Nine keys in ten share %s different scope texts of two to ten entries; every tenth has scopes that no other key has. All keys have an expiry, a username and a name.", keysPerCustomer, thousands(sharedTexts)),
+		fmt.Sprintf("Every customer has %d active keys, so there are 100,000 customers and 100. Nine keys in ten share %s different scope texts of two to ten entries; every tenth has scopes that no other key has. All keys have an expiry, a username and a name.", keysPerCustomer, page.Thousands(sharedTexts)),
 		"`POST /decision` about keys picked at random, all equally likely, half of the questions permitted and half not. A key may ask about its own customer only, so the caller is the root key with `X-Customer-ID`, for the thousand keys as for the million.",
 		"The database is filled by the server's own services, one transaction and one event for each key, and kept for the next run.",
 		"Start is the time from executing the program on that database, its file read once before so that the system holds it (from a cold disk, add the time to read it), until `/health/ready` answers 200. The goal is held to the start on all cores, as the program is run.",

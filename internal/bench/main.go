@@ -72,11 +72,11 @@ func run(ctx context.Context, s settings) error {
 	if err != nil || p == nil {
 		return err
 	}
-	fmt.Print("\n", p.text())
+	fmt.Print("\n", p.Text())
 	if s.write == "" {
 		return nil
 	}
-	return os.WriteFile(s.write, []byte(p.markdown()), 0o644)
+	return os.WriteFile(s.write, []byte(p.Markdown()), 0o644)
 }
 
 // progress tells whoever waits what is going on.

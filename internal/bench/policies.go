@@ -14,6 +14,8 @@ import (
 	"github.com/tidwall/gjson"
 
 	"github.com/latchkey-dev/latchkey/authz"
+
+	"github.com/latchkey-dev/latchkey/internal/page"
 )
 
 //go:embed documents.rego
@@ -101,7 +103,7 @@ func regoPolicy(name, text string) string {
 // comparePolicies measures decisions by CEL and Rego policies beside the
 // constant handler and OPA with the same Rego, and what publishing costs those
 // who ask meanwhile.
-func comparePolicies(ctx context.Context, s settings, dir string) (_ *page, err error) {
+func comparePolicies(ctx context.Context, s settings, dir string) (_ *page.Page, err error) {
 	if err := tools("wrk", "taskset"); err != nil {
 		return nil, err
 	}
