@@ -1,9 +1,7 @@
 package server_test
 
 import (
-	"database/sql"
 	"fmt"
-	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
@@ -202,14 +200,7 @@ func TestAudit_VerifyNamesAForgedEvent(t *testing.T) {
 	if r.body != `{"chain":"default","events":2,"head":2,"holds":true,"findings":[]}` {
 		t.Error(r.body)
 	}
-	db, err := sql.Open("sqlite", filepath.Join(a.dir, "latchkey.db"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer db.Close() // a test's own look
-	if _, err := db.Exec(`UPDATE audit_events SET actor_id = 'nobody' WHERE chain = 'default' AND seq = 1`); err != nil {
-		t.Fatal(err)
-	}
+	a.exec(`UPDATE audit_events SET actor_id = 'nobody' WHERE chain = 'default' AND seq = 1`)
 	r = a.do("POST", "/v1/auditing/verify", k.secret, "").is(200)
 	if r.get("holds").Bool() || r.get("findings.0.seq").Int() != 1 || r.text("findings.0.code") != "edited" {
 		t.Error(r.body)

@@ -3,6 +3,7 @@ package server_test
 import (
 	"bytes"
 	"context"
+	"database/sql"
 	"errors"
 	"io"
 	"log/slog"
@@ -24,6 +25,7 @@ import (
 	"github.com/latchkey-dev/latchkey"
 	"github.com/latchkey-dev/latchkey/authz"
 	"github.com/latchkey-dev/latchkey/cache"
+	"github.com/latchkey-dev/latchkey/internal/servers"
 	"github.com/latchkey-dev/latchkey/scopes"
 	"github.com/latchkey-dev/latchkey/server"
 	"github.com/latchkey-dev/latchkey/store"
@@ -142,7 +144,7 @@ func start(t testing.TB, change ...func(*options)) *api {
 		peppers, err = authz.ParsePeppers(o.peppers)
 		must(err)
 	}
-	a.db, err = store.Open(ctx, filepath.Join(o.dir, "latchkey.db"), auditMAC)
+	a.db, err = store.OpenConfig(ctx, databaseIn(t, o.dir))
 	must(err)
 	var record authz.Record = a.db
 	if o.record != nil {
@@ -279,18 +281,8 @@ func (a *api) nothingLeaked() {
 	if a.leaks(a.metrics()) {
 		a.Error("a secret is in the metrics")
 	}
-	files, err := filepath.Glob(filepath.Join(a.dir, "latchkey.db*"))
-	if err != nil || len(files) == 0 {
-		a.Errorf("no database file: %v", err)
-	}
-	for _, f := range files {
-		b, err := os.ReadFile(f)
-		if err != nil && !errors.Is(err, os.ErrNotExist) {
-			a.Error(err)
-		}
-		if a.leaks(string(b)) {
-			a.Errorf("a secret is in %s", filepath.Base(f))
-		}
+	if a.leaks(a.files()) {
+		a.Error("a secret is in the database")
 	}
 }
 
@@ -313,13 +305,61 @@ func (a *api) metrics() string {
 	return w.Body.String()
 }
 
-// files returns the bytes of the database's files.
+// databases are those of directories whose servers keep their record in
+// PostgreSQL.
+var databases sync.Map
+
+// databaseIn is where the servers of a directory keep their record: in a file in
+// it, or in PostgreSQL, where LATCHKEY_TEST_DATABASE is postgres.
+func databaseIn(t testing.TB, dir string) store.Config {
+	t.Helper()
+	if os.Getenv("LATCHKEY_TEST_DATABASE") != "postgres" {
+		return store.Config{Path: filepath.Join(dir, "latchkey.db"), MAC: auditMAC}
+	}
+	url, known := databases.Load(dir)
+	if !known {
+		url = servers.Postgres(t)
+		databases.Store(dir, url)
+	}
+	return store.Config{URL: url.(string), MAC: auditMAC, Connections: 8}
+}
+
+// exec runs a statement behind the server's back.
+func (a *api) exec(statement string) {
+	a.Helper()
+	at := databaseIn(a, a.dir)
+	if at.URL != "" {
+		servers.SQL(a, at.URL, statement)
+		return
+	}
+	raw, err := sql.Open("sqlite", at.Path)
+	if err != nil {
+		a.Fatal(err)
+	}
+	_, err = raw.ExecContext(context.Background(), statement)
+	if err := errors.Join(err, raw.Close()); err != nil {
+		a.Fatal(err)
+	}
+}
+
+// files returns the bytes of the database's files, or of all that PostgreSQL
+// has of it.
 func (a *api) files() string {
+	a.Helper()
 	var all strings.Builder
-	files, _ := filepath.Glob(filepath.Join(a.dir, "latchkey.db*"))
+	if at := databaseIn(a, a.dir); at.URL != "" {
+		for _, table := range strings.Fields(servers.SQL(a, at.URL, `SELECT tablename FROM pg_tables WHERE schemaname = 'public'`)) {
+			all.WriteString(servers.SQL(a, at.URL, `SET bytea_output = 'escape'; SELECT * FROM `+table))
+		}
+		return all.String()
+	}
+	files, err := filepath.Glob(filepath.Join(a.dir, "latchkey.db*"))
+	if err != nil || len(files) == 0 {
+		a.Errorf("no database file: %v", err)
+	}
 	for _, f := range files {
 		b, err := os.ReadFile(f)
-		if err != nil {
+		if err != nil && !errors.Is(err, os.ErrNotExist) {
 			a.Error(err)
 		}
 		all.Write(b)

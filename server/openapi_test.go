@@ -247,7 +247,7 @@ func startOpenAPI(t *testing.T, doc *openapiDocument, change func(*server.Config
 	s := &openapiServer{t: t, doc: doc, seen: map[string]bool{}}
 	ctx, dir := context.Background(), t.TempDir()
 	now := func() time.Time { return time.Now().Add(time.Duration(s.ahead.Load())) }
-	at := latchkey.InstantOf(now())
+	began := latchkey.InstantOf(now())
 	must := func(err error) {
 		t.Helper()
 		if err != nil {
@@ -256,14 +256,16 @@ func startOpenAPI(t *testing.T, doc *openapiDocument, change func(*server.Config
 	}
 	secrets, err := keyring.LoadOrCreate(filepath.Join(dir, "keyring.json"))
 	must(err)
-	s.db, err = store.Open(ctx, filepath.Join(dir, "latchkey.db"), secrets.AuditMAC)
+	at := databaseIn(t, dir)
+	at.MAC = secrets.AuditMAC
+	s.db, err = store.OpenConfig(ctx, at)
 	must(err)
 	t.Cleanup(func() { _ = s.db.Close() }) // a test may have closed it
 	table, parser, peppers := &cache.Table{}, scopes.NewParser(64), &authz.Peppers{}
-	must(authz.NewCustomers(s.db, table).Establish(ctx, authz.DefaultCustomer, at))
+	must(authz.NewCustomers(s.db, table).Establish(ctx, authz.DefaultCustomer, began))
 	s.summed = authz.NewRefusals(s.db)
 	root := authz.NewRootKey(s.db, peppers)
-	made, err := root.Establish(ctx, nil, at)
+	made, err := root.Establish(ctx, nil, began)
 	must(err)
 	s.root = made.Reveal()
 	must(s.db.Load(ctx, table, parser, peppers))

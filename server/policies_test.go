@@ -1,11 +1,8 @@
 package server_test
 
 import (
-	"database/sql"
-	"errors"
 	"fmt"
 	"net/http"
-	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
@@ -545,14 +542,7 @@ func TestPolicies_AStoredOneThatDoesNotCompileDenies(t *testing.T) {
 	a.putPolicy("good", "true").is(201)
 	a.do("PATCH", "/v1/customers/default", a.root, `{"default_policy":"main"}`).is(200)
 	a.stop()
-	raw, err := sql.Open("sqlite", filepath.Join(a.dir, "latchkey.db"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	_, err = raw.ExecContext(t.Context(), `UPDATE policy_versions SET document = replace(document, '"match":"true"', '"match":"nosuch"') WHERE policy_id = (SELECT id FROM policies WHERE name = 'main')`)
-	if err := errors.Join(err, raw.Close()); err != nil {
-		t.Fatal(err)
-	}
+	a.exec(`UPDATE policy_versions SET document = replace(document, '"match":"true"', '"match":"nosuch"') WHERE policy_id = (SELECT id FROM policies WHERE name = 'main')`)
 	b := start(t, func(o *options) { o.dir, o.clock = a.dir, a.clock })
 	for _, path := range []string{"/decision", "/decision/main"} {
 		if r := b.do("POST", path, b.root, evaluation(person, "x", "doc", "plan")).is(200); r.get("decision").Bool() || r.text("context.reasons.0.code") != "policy_error" {

@@ -229,6 +229,9 @@ func TestSets_OutliveARestart(t *testing.T) {
 func TestSets_APatchOfOneWritesOneRow(t *testing.T) {
 	t.Parallel()
 	a := start(t)
+	if databaseIn(t, a.dir).URL != "" {
+		t.Skip("by triggers as SQLite writes them")
+	}
 	a.set("s", "string", digits(0, 20_000)...)
 	raw, err := sql.Open("sqlite", filepath.Join(a.dir, "latchkey.db"))
 	if err != nil {

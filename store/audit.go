@@ -127,7 +127,7 @@ func conditions(chain string, f audit.Filter) (where string, args []any) {
 // Event returns one event of a chain.
 func (db *DB) Event(ctx context.Context, chain, id string) (audit.Event, error) {
 	e, err := scanEvent(db.read.QueryRowContext(ctx, `SELECT `+eventColumns+` FROM audit_events WHERE chain = $1 AND id = $2`, chain, id))
-	if errors.Is(err, sql.ErrNoRows) {
+	if errors.Is(err, sql.ErrNoRows) || unstorable(err) {
 		return e, latchkey.Errorf(latchkey.NotFound, "event_not_found", "there is no such event")
 	}
 	if err != nil {

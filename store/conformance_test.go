@@ -234,6 +234,10 @@ func record(t *testing.T, db *store.DB) map[string]any {
 	add("event", event, err)
 	_, err = db.Event(ctx, "Other", id("key é").String())
 	add("another's event", nil, err)
+	for _, odd := range []string{"\x00", "\xff", ""} {
+		_, err = db.Event(ctx, authz.DefaultCustomer, odd)
+		add("event "+odd, nil, err)
+	}
 	chains, err := db.Chains(ctx)
 	add("chains", chains, err)
 	heads, forged, err := db.Heads(ctx)

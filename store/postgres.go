@@ -117,6 +117,8 @@ func refinePostgres(err error) *latchkey.Error {
 			return latchkey.Errorf(latchkey.Unavailable, "deadline_exceeded", "the request took too long")
 		case "25P03", "25P04", "57P01", "57P02", "57P03", "57P04", "57P05": // it ended the session, stops, or starts
 			return errStorageUnavailable()
+		case "22021": // character_not_in_repertoire: U+0000, or bytes that are not UTF-8
+			return latchkey.Errorf(latchkey.Invalid, "invalid_text", "a text in the request has a character that cannot be stored")
 		case "58030": // io_error
 			return latchkey.Errorf(latchkey.Unavailable, "storage_failed", "the change was not made: the database could not be written")
 		}
@@ -145,6 +147,13 @@ func errStorageUnavailable() *latchkey.Error {
 func uniquePostgres(err error) bool {
 	e, ok := errors.AsType[*pgconn.PgError](err)
 	return ok && e.Code == "23505" // unique_violation
+}
+
+// unstorable reports whether PostgreSQL did not take a parameter for a text, so
+// that no row can have it.
+func unstorable(err error) bool {
+	e, ok := errors.AsType[*pgconn.PgError](err)
+	return ok && e.Code == "22021"
 }
 
 // again reports whether a transaction failed for no other reason than another
