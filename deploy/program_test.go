@@ -55,8 +55,9 @@ var (
 // have. What it has is checked whether it stands here or not; what it has all of
 // fails until it is taken off this list, so that nothing stays unchecked.
 var coming = map[string][]string{
-	"serve":   {"max-clock-skew"},
-	"sidecar": {"*"},
+	"serve":         {"max-clock-skew", "redis"},
+	"sidecar":       {"*"},
+	"cache rebuild": {"*"},
 }
 
 // describe asks the program about a command; words are its name. A command that
@@ -128,7 +129,7 @@ func checkCommand(t *testing.T, where string, args []string, environment map[str
 
 func TestComing_IsStillToCome(t *testing.T) {
 	for name, flags := range coming {
-		out, err := exec.Command(latchkey, name, "--help").CombinedOutput()
+		out, err := exec.Command(latchkey, append(strings.Fields(name), "--help")...).CombinedOutput()
 		if slices.Equal(flags, []string{"*"}) && err == nil {
 			t.Errorf("latchkey %s is there: take it off the list", name)
 		}

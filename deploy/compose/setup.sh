@@ -37,15 +37,16 @@ if missing redis_acl; then
     keep redis_acl <<ACL
 user default reset on nopass sanitize-payload -@all +ping
 user latchkey-control reset on #$(hidden "$control") sanitize-payload ~lk1:* &lk1:* +@all -@admin -@dangerous +info +config|get
-user latchkey-sidecar-default reset on #$(hidden "$sidecar") sanitize-payload %R~lk1:{default}:* &lk1:{default}:* -@all +@connection +@read +time +info
+user latchkey-sidecar-default reset on #$(hidden "$sidecar") sanitize-payload %R~lk1:{default}:* &lk1:{default}:* -@all +@connection -@admin -@dangerous +get +mget +hgetall +xread +time
 ACL
 fi
 if missing pepper; then random | keep pepper; fi
 
 compose up --detach --wait postgres redis
-if missing keyring || missing root.key; then
+if missing .initialised; then # the root key may have been moved away since
     compose run --rm --user "$(id -u):$(id -g)" init
     chmod 0644 "$secrets/keyring" # as the others
+    echo done > "$secrets/.initialised"
 fi
 compose up --detach --wait control-1 control-2
 
