@@ -2,6 +2,7 @@ package authz
 
 import (
 	"crypto/subtle"
+	"errors"
 	"net/netip"
 	"sync/atomic"
 
@@ -88,8 +89,8 @@ func NewAuthenticator(keys KeyFinder, peppers *Peppers, root *RootKey, uses *Use
 	return &Authenticator{keys: keys, peppers: peppers, root: root, uses: uses}
 }
 
-// Ask makes it ask verify about foreign secrets, which are refused without; it
-// is called before any other method, and returns a.
+// Ask makes it ask verify about foreign secrets, of which nobody can tell
+// without; it is called before any other method, and returns a.
 func (a *Authenticator) Ask(verify SecretVerifier) *Authenticator {
 	a.foreign = verify
 	return a
@@ -122,8 +123,11 @@ func (a *Authenticator) Resolve(text []byte, now latchkey.Instant, source netip.
 		return Resolved{}
 	}
 	if token.Kind == RootCredential {
-		if a.root == nil || !a.root.holds(token, a.peppers) {
+		if a.root == nil {
 			return Resolved{}
+		}
+		if holds, err := a.root.holds(token, a.peppers); !holds {
+			return Resolved{Err: err}
 		}
 		if a.uses != nil {
 			a.uses.noteRoot(a.peppers, token, a.root)
@@ -153,13 +157,18 @@ func (a *Authenticator) Resolve(text []byte, now latchkey.Instant, source netip.
 // holds reports whether the token is the one that the secret is kept of. A
 // secret that is not known is the zero one, whose digest is the dummy.
 func (a *Authenticator) holds(token Token, secret SecretState) (bool, error) {
-	if secret.Foreign && secret.Key != nil && a.foreign != nil {
+	if secret.Foreign && secret.Key != nil {
+		if a.foreign == nil {
+			return false, errForeign
+		}
 		return a.foreign(token, secret)
 	}
 	digest := a.peppers.Digest(secret.Pepper, token)
 	equal := subtle.ConstantTimeCompare(digest[:], secret.Digest[:]) == 1
-	return equal && secret.Key != nil && !secret.Foreign, nil
+	return equal && secret.Key != nil, nil
 }
+
+var errForeign = errors.New("the secret was digested with a pepper that this server does not hold")
 
 // ErrUnauthenticated is the uniform refusal of a credential that is unknown,
 // malformed or absent.

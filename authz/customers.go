@@ -105,7 +105,10 @@ func (s *Customers) Patch(ctx context.Context, call Call, id string, p CustomerP
 		}
 	}
 	if p.DefaultPolicy == nil {
-		c, _, err = s.update(ctx, call, id, "customer.update", "", change)
+		c, _, err = s.update(ctx, call, id, "customer.update", "", func(_ Tx, c *CustomerRecord) error {
+			change(c)
+			return nil
+		})
 		return c, err
 	}
 	if err := s.May(&call.Caller); err != nil {
@@ -123,14 +126,18 @@ func (s *Customers) Patch(ctx context.Context, call Call, id string, p CustomerP
 		said = changes("default_policy", name)
 	}
 	err = customer.Policies.Update(func(in *policies.Snapshot) (*policies.Snapshot, error) {
-		if name != "" && in.Policy(name) == nil && !customer.Deleted() {
-			return nil, latchkey.InvalidFaults(latchkey.Fault{Pointer: "/default_policy", Code: "policy_not_found", Detail: "there is no such policy"})
-		}
 		var seq int64
 		var err error
-		c, seq, err = s.update(ctx, call, id, "customer.update", said, func(c *CustomerRecord) {
+		c, seq, err = s.update(ctx, call, id, "customer.update", said, func(tx Tx, c *CustomerRecord) (err error) {
+			if in, err = inForce(ctx, tx, in, call.Now); err != nil {
+				return err
+			}
+			if name != "" && in.Policy(name) == nil {
+				return latchkey.InvalidFaults(latchkey.Fault{Pointer: "/default_policy", Code: "policy_not_found", Detail: "there is no such policy"})
+			}
 			change(c)
 			c.DefaultPolicy = name
+			return nil
 		})
 		if err != nil {
 			return nil, err
@@ -152,7 +159,10 @@ func (s *Customers) Delete(ctx context.Context, call Call, id string) error {
 		}
 		return latchkey.Errorf(latchkey.Conflict, "default_customer", "the default customer cannot be deleted")
 	}
-	_, _, err := s.update(ctx, call, id, "customer.delete", "", func(c *CustomerRecord) { c.DeletedAt = call.Now })
+	_, _, err := s.update(ctx, call, id, "customer.delete", "", func(_ Tx, c *CustomerRecord) error {
+		c.DeletedAt = call.Now
+		return nil
+	})
 	if err != nil {
 		return err
 	}
@@ -162,7 +172,7 @@ func (s *Customers) Delete(ctx context.Context, call Call, id string) error {
 }
 
 // update changes the record; said is what its event tells of the change.
-func (s *Customers) update(ctx context.Context, call Call, id, action, said string, change func(*CustomerRecord)) (c CustomerRecord, seq int64, err error) {
+func (s *Customers) update(ctx context.Context, call Call, id, action, said string, change func(Tx, *CustomerRecord) error) (c CustomerRecord, seq int64, err error) {
 	if err := s.May(&call.Caller); err != nil {
 		return c, 0, err
 	}
@@ -173,7 +183,9 @@ func (s *Customers) update(ctx context.Context, call Call, id, action, said stri
 		if c, err = tx.Customer(ctx); err != nil {
 			return audit.Draft{}, err
 		}
-		change(&c)
+		if err := change(tx, &c); err != nil {
+			return audit.Draft{}, err
+		}
 		if err := tx.UpdateCustomer(ctx, c); err != nil {
 			return audit.Draft{}, err
 		}

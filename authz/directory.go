@@ -30,6 +30,8 @@ type PropertyTable interface {
 	Resource(customer, typ, id string) *policies.Properties
 	SetSubject(customer string, ref EntityRef, p *policies.Properties)
 	SetResource(customer string, ref EntityRef, p *policies.Properties)
+	// Retain removes the customer's entities of which it is not told to keep them.
+	Retain(customer string, subject, resource func(EntityRef) bool)
 	// Size is about how much memory a customer's entities take, in bytes.
 	Size(customer string) int64
 }
@@ -226,17 +228,15 @@ func (d *Directory) change(ctx context.Context, call Call, action, about string,
 	if err := d.May(&call.Caller); err != nil {
 		return err
 	}
-	turn, _ := d.turns.LoadOrStore(call.Customer.ID, make(chan struct{}, 1))
-	select {
-	case turn.(chan struct{}) <- struct{}{}:
-		defer func() { <-turn.(chan struct{}) }()
-	case <-ctx.Done():
-		return latchkey.Errorf(latchkey.Unavailable, "busy", "other changes of the directory are being made; try again")
+	done, err := d.turn(ctx, call.Customer.ID)
+	if err != nil {
+		return err
 	}
+	defer done()
 	if adds > 0 && d.table.Size(call.Customer.ID)+adds > d.most {
 		return latchkey.Errorf(latchkey.Conflict, "directory_full", "the properties of the customer's subjects and resources would take more than %d MiB of memory; delete some", d.most>>20)
 	}
-	err := d.record.Change(ctx, call.change(nil), func(tx Tx) (audit.Draft, error) {
+	err = d.record.Change(ctx, call.change(nil), func(tx Tx) (audit.Draft, error) {
 		if err := do(tx); err != nil {
 			return audit.Draft{}, err
 		}
@@ -252,6 +252,113 @@ func (d *Directory) change(ctx context.Context, call Call, action, about string,
 		return err
 	}
 	return apply()
+}
+
+// turn waits until nobody else brings what the database holds of the customer
+// into memory.
+func (d *Directory) turn(ctx context.Context, customer string) (done func(), err error) {
+	turn, _ := d.turns.LoadOrStore(customer, make(chan struct{}, 1))
+	select {
+	case turn.(chan struct{}) <- struct{}{}:
+		return func() { <-turn.(chan struct{}) }, nil
+	case <-ctx.Done():
+		return nil, latchkey.Errorf(latchkey.Unavailable, "busy", "other changes of the directory are being made; try again")
+	}
+}
+
+// manyEntities is how many are read at once rather than one by one.
+const manyEntities = 8
+
+// follow brings into memory what changes after the given one have touched: the
+// given subjects and resources, and with all whatever they have made or changed.
+func (d *Directory) follow(ctx context.Context, customer string, after int64, subjects, resources []EntityRef, all bool) error {
+	done, err := d.turn(ctx, customer)
+	if err != nil {
+		return err
+	}
+	defer done()
+	changed := entities{}
+	if all || len(subjects)+len(resources) > manyEntities {
+		if changed, err = d.load(ctx, customer, after); err != nil {
+			return err
+		}
+	}
+	for _, ref := range subjects {
+		if changed.subjects[ref] {
+			continue
+		}
+		r, found, err := d.record.Subject(ctx, customer, ref)
+		if err == nil && !found {
+			r = SubjectRecord{EntityRef: ref, Properties: "{}"}
+		}
+		if err == nil {
+			err = d.setSubject(customer, r)
+		}
+		if err != nil {
+			return err
+		}
+	}
+	for _, ref := range resources {
+		if changed.resources[ref] {
+			continue
+		}
+		r, found, err := d.record.Resource(ctx, customer, ref)
+		if err == nil && !found {
+			r = ResourceRecord{EntityRef: ref, Properties: "{}"}
+		}
+		if err == nil {
+			err = d.setResource(customer, r)
+		}
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// reload makes memory hold what the database does of a customer.
+func (d *Directory) reload(ctx context.Context, customer string) error {
+	done, err := d.turn(ctx, customer)
+	if err != nil {
+		return err
+	}
+	defer done()
+	there, err := d.load(ctx, customer, -1)
+	if err == nil {
+		d.table.Retain(customer, func(ref EntityRef) bool { return there.subjects[ref] }, func(ref EntityRef) bool { return there.resources[ref] })
+	}
+	return err
+}
+
+type entities struct{ subjects, resources map[EntityRef]bool }
+
+// load brings what changes after the given one have made or changed into memory.
+func (d *Directory) load(ctx context.Context, customer string, after int64) (entities, error) {
+	e := entities{map[EntityRef]bool{}, map[EntityRef]bool{}}
+	err := d.record.EntitiesSince(ctx, customer, after, func(r SubjectRecord) error {
+		e.subjects[r.EntityRef] = true
+		return d.setSubject(customer, r)
+	}, func(r ResourceRecord) error {
+		e.resources[r.EntityRef] = true
+		return d.setResource(customer, r)
+	})
+	return e, err
+}
+
+func (d *Directory) setSubject(customer string, r SubjectRecord) error {
+	p, err := keptProperties(r.Properties)
+	if err == nil {
+		d.table.SetSubject(customer, r.EntityRef, p)
+	}
+	return err
+}
+
+func (d *Directory) setResource(customer string, r ResourceRecord) error {
+	p, err := keptProperties(r.Properties)
+	if err == nil {
+		d.table.SetResource(customer, r.EntityRef, p)
+	}
+	return err
 }
 
 // added is about how many bytes of memory an update takes beyond what its entity

@@ -14,12 +14,18 @@ type FeedRecord interface {
 	Positions(ctx context.Context) ([]Position, error)
 	// Position tells it of one chain, NotFound where there is none.
 	Position(ctx context.Context, chain string) (Position, error)
+	// Clock is the time by the database's own clock; false where that is this
+	// process's.
+	Clock(ctx context.Context) (latchkey.Instant, bool, error)
 	// Changes returns what the changes after the given one touched, at most limit
 	// of them and without a gap: nothing where the next one is not known any more
 	// (or not made yet).
 	Changes(ctx context.Context, chain string, after int64, limit int) ([]Touched, error)
 	// FullKey returns a key with all that belongs to it, NotFound without it.
 	FullKey(ctx context.Context, customer string, id KeyID, now latchkey.Instant) (FullKey, error)
+	// EachFullKey goes over all keys of a customer, ended ones too.
+	EachFullKey(ctx context.Context, customer string, now latchkey.Instant, do func(*FullKey) error) error
+	RootSecret(ctx context.Context) (KeySecret, bool, error)
 	// KeyOfKid finds whose secret it is.
 	KeyOfKid(ctx context.Context, customer string, kid Kid) (KeyID, bool, error)
 

@@ -273,9 +273,15 @@ func (k *Keys) Rotate(ctx context.Context, call Call, id KeyID, grace time.Durat
 	for kid, end := range ends {
 		k.cfg.Table.EndSecret(kid, end)
 	}
-	if state := k.cfg.Table.Key(id); state != nil {
-		k.cfg.Table.AddSecret(secret.Kid, k.state(secret, state))
+	state := k.cfg.Table.Key(id)
+	if state == nil { // another process has just made it
+		set, err := k.cfg.Parser.Load(created.Key.Scopes)
+		if err != nil {
+			return Created{}, err
+		}
+		state = NewKeyState(&created.Key, call.Customer, set)
 	}
+	k.cfg.Table.AddSecret(secret.Kid, k.state(secret, state))
 	return created, nil
 }
 

@@ -145,11 +145,14 @@ func compileStored(p *PolicyRecord) (*policies.Policy, error) {
 		if d, err = policies.ParseDocument(doc.Root(), p.Name); err == nil {
 			var compiled *policies.Policy
 			if compiled, err = policies.Compile(d, p.Version); err == nil {
+				compiled.Record = p.ID
 				return compiled, nil
 			}
 		}
 	}
-	return policies.Broken(&policies.Document{Name: p.Name, Language: policies.Language(p.Language)}, p.Version, err), err
+	broken := policies.Broken(&policies.Document{Name: p.Name, Language: policies.Language(p.Language)}, p.Version, err)
+	broken.Record = p.ID
+	return broken, err
 }
 
 // MayCreate refuses a caller that may not make policies.
@@ -489,7 +492,7 @@ func (s *Policies) publish(ctx context.Context, call Call, compiled *policies.Po
 			return audit.Draft{}, nil, latchkey.InvalidFaults(compiled.MissingSets(missing)...)
 		}
 		p, draft, err := write(tx)
-		compiled.Version = p.Version // not in force yet: nobody else sees it
+		compiled.Version, compiled.Record = p.Version, p.ID // not in force yet: nobody else sees it
 		return draft, func(d *policies.Draft) { d.PutPolicy(compiled) }, err
 	})
 }
@@ -506,6 +509,9 @@ func (s *Policies) change(ctx context.Context, call Call, result func() any, do 
 		var edit func(*policies.Draft)
 		err := s.cfg.Record.Change(ctx, call.change(result), func(tx Tx) (draft audit.Draft, err error) {
 			seq = tx.Seq()
+			if in, err = inForce(ctx, tx, in, call.Now); err != nil {
+				return draft, err
+			}
 			draft, edit, err = do(tx, in)
 			return draft, err
 		})

@@ -6,6 +6,7 @@ import (
 
 	"github.com/latchkey-dev/latchkey"
 	"github.com/latchkey-dev/latchkey/audit"
+	"github.com/latchkey-dev/latchkey/policies"
 	"github.com/latchkey-dev/latchkey/scopes"
 )
 
@@ -41,6 +42,10 @@ type Record interface {
 	// LoadPolicies returns what every customer that has not ended, and has
 	// policies or a default policy, decides by.
 	LoadPolicies(ctx context.Context) ([]CustomerPolicies, error)
+	// Rules returns what a customer decides by, as of one moment. Of what have
+	// holds already, nothing is read but that it is there; where have's revision
+	// is the customer's, nothing at all.
+	Rules(ctx context.Context, customer string, have *policies.Snapshot) (Rules, error)
 	// SetRecord returns one set of a customer, NotFound without it.
 	SetRecord(ctx context.Context, customer, name string) (SetRecord, error)
 	// SetRecords returns all sets of a customer by name.
@@ -76,6 +81,10 @@ type DirectoryRecord interface {
 	// ended; of a resource they give name and properties.
 	EachSubject(ctx context.Context, do func(customer string, r SubjectRecord) error) error
 	EachResource(ctx context.Context, do func(customer string, r ResourceRecord) error) error
+	// EntitiesSince goes over the subjects and resources of a customer that a
+	// change after the given one has made or changed; of a resource it gives name
+	// and properties.
+	EntitiesSince(ctx context.Context, customer string, after int64, subject func(SubjectRecord) error, resource func(ResourceRecord) error) error
 }
 
 // DirectoryTx is what a change may do to them, in the chain's customer.
@@ -171,6 +180,11 @@ type Tx interface {
 
 	// Seq is the sequence number that the change has taken.
 	Seq() int64
+	// Policies is that of the last change before it to what the customer decides
+	// by.
+	Policies() int64
+	// Rules is Record's, as of this change.
+	Rules(ctx context.Context, have *policies.Snapshot) (Rules, error)
 }
 
 // KeyQuery selects keys of one customer.
@@ -221,6 +235,21 @@ type CustomerPolicies struct {
 	Seq      int64 // of the customer's last change to any of this, and to sets
 	Default  string
 	Policies []PolicyRecord
+}
+
+// Rules are what a customer decides by, sets included.
+type Rules struct {
+	// Same says that it is as it was, and nothing else but Seq was read.
+	Same bool
+	// CustomerPolicies without the documents of those that were known.
+	CustomerPolicies
+	Sets []StoredSet
+}
+
+// StoredSet is a set with its values.
+type StoredSet struct {
+	SetRecord
+	Set *policies.Set
 }
 
 // SetRecord is a set's record, without its values.

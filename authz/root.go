@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/subtle"
 	"errors"
+	"sync"
 	"sync/atomic"
 
 	"github.com/google/uuid"
@@ -20,6 +21,9 @@ type RootKey struct {
 	current atomic.Pointer[rootSecret]
 	// Fixed: the key comes from the environment and cannot be rotated here.
 	fixed bool
+	// turn is held from a change, or a look at the record, until current is what
+	// that says: memory takes changes in the order in which the record did.
+	turn sync.Mutex
 }
 
 type rootSecret struct {
@@ -27,6 +31,8 @@ type rootSecret struct {
 	digest Digest
 	pepper PepperRef
 	noted  atomic.Bool // its digest is being made again
+	// foreign is not nil where the digest was made with a pepper that is not here.
+	foreign error
 }
 
 // NewRootKey makes the service; Load or Establish gives it its key.
@@ -34,13 +40,35 @@ func NewRootKey(record Record, peppers *Peppers) *RootKey {
 	return &RootKey{record: record, peppers: peppers}
 }
 
-func (r *RootKey) holds(t Token, peppers *Peppers) bool {
+// holds reports whether a token is the root key; an error says that nobody can
+// tell here.
+func (r *RootKey) holds(t Token, peppers *Peppers) (bool, error) {
 	s := r.current.Load()
-	if s == nil {
-		return false
+	switch {
+	case s == nil:
+		return false, nil
+	case s.foreign != nil:
+		return false, s.foreign
 	}
 	digest := peppers.Digest(s.pepper, t)
-	return subtle.ConstantTimeCompare(digest[:], s.digest[:]) == 1
+	return subtle.ConstantTimeCompare(digest[:], s.digest[:]) == 1, nil
+}
+
+// follow takes in a root key that another process has set.
+func (r *RootKey) follow(ctx context.Context) error {
+	r.turn.Lock()
+	defer r.turn.Unlock()
+	stored, ok, err := r.record.RootSecret(ctx)
+	if had := r.current.Load(); err != nil || !ok || had != nil && had.kid == stored.Kid && had.foreign == nil {
+		return err // a digest that is made again is that of the same key
+	}
+	pepper, ok := r.peppers.Find(stored.Pepper)
+	next := &rootSecret{kid: stored.Kid, digest: stored.Digest, pepper: pepper}
+	if !ok {
+		next.foreign = ErrPepperMissing(stored.Pepper)
+	}
+	r.current.Store(next)
+	return next.foreign
 }
 
 // stale reports whether the digest was made under another pepper than the
@@ -107,11 +135,13 @@ func (r *RootKey) use(stored KeySecret, then error) error {
 	return then
 }
 
+const pepperMissing = "pepper_missing"
+
 // ErrPepperMissing says that a stored digest was made with a pepper that this
 // server was not given: it could only ever refuse that secret, so it does not
 // start.
 func ErrPepperMissing(id string) error {
-	return latchkey.Errorf(latchkey.Internal, "pepper_missing",
+	return latchkey.Errorf(latchkey.Internal, pepperMissing,
 		"a stored secret was digested with the pepper of fingerprint %s, which the pepper file does not hold", id)
 }
 
@@ -121,6 +151,8 @@ func (r *RootKey) Rotate(ctx context.Context, call Call) (Token, error) {
 		return Token{}, latchkey.Errorf(latchkey.Conflict, "root_key_fixed", "the root key is set by LATCHKEY_ROOT_KEY; change it there and restart")
 	}
 	token := NewRootToken()
+	r.turn.Lock()
+	defer r.turn.Unlock()
 	err := r.record.Change(ctx, Change{Chain: audit.SystemChain, By: call.Caller, At: call.Now}, func(tx Tx) (audit.Draft, error) {
 		return r.replace(ctx, tx, token, call, "root_key.rotate", "")
 	})

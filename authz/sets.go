@@ -295,6 +295,9 @@ func (s *Sets) activate(ctx context.Context, call Call, c Change, do func(Tx, *p
 		var seq int64
 		err := s.cfg.Record.Change(ctx, c, func(tx Tx) (d audit.Draft, err error) {
 			seq = tx.Seq()
+			if now, err = inForce(ctx, tx, now, call.Now); err != nil {
+				return d, err
+			}
 			d, put, err = do(tx, now)
 			return d, err
 		})

@@ -112,6 +112,23 @@ func (d *Directory) SetResource(customer string, ref authz.EntityRef, p *policie
 	d.set(&d.resources, customer, ref, p)
 }
 
+// Retain removes the customer's entities of which it is not told to keep them.
+func (d *Directory) Retain(customer string, subject, resource func(authz.EntityRef) bool) {
+	for among, keep := range map[*[shards]entityShard]func(authz.EntityRef) bool{&d.subjects: subject, &d.resources: resource} {
+		for i := range among {
+			shard := &among[i]
+			shard.mu.Lock()
+			for key, p := range shard.properties {
+				if key.customer == customer && !keep(authz.EntityRef{Type: key.typ, ID: key.id}) {
+					d.size(customer).Add(-weight(key, p))
+					delete(shard.properties, key)
+				}
+			}
+			shard.mu.Unlock()
+		}
+	}
+}
+
 // Len counts the entities that have properties.
 func (d *Directory) Len() int {
 	n := 0

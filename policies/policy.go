@@ -9,6 +9,9 @@ import (
 type Policy struct {
 	Document *Document
 	Version  int64
+	// Record is the id of the record that it is a version of, "" where there is
+	// none; a policy that is made again under an old name has another one.
+	Record string
 	Reads    Reads
 	program  program
 }

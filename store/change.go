@@ -20,8 +20,13 @@ type tx struct {
 	seq   int64
 	// decides says that the change is to what the customer decides by.
 	decides bool
+	// policies is the number of the last change before this one to what the
+	// customer decides by.
+	policies int64
 	// touched are what nodes keep copies of, with what the feed tells of each.
 	touched map[feed.Ref]string
+	// sets are the values that it adds to sets and removes from them, by id.
+	sets map[string]*setChange
 }
 
 var _ authz.Tx = (*tx)(nil)
@@ -38,7 +43,15 @@ func (db *DB) Change(ctx context.Context, c authz.Change, do func(authz.Tx) (aud
 		return refine(fmt.Errorf("wait for the turn of a change: %w", err))
 	}
 	defer leave()
-	return repeatedly(func() error { return db.change(ctx, c, do) })
+	var seq int64
+	err = repeatedly(func() (err error) {
+		seq, err = db.change(ctx, c, do)
+		return err
+	})
+	if err == nil {
+		db.committed(c.Chain, seq)
+	}
+	return err
 }
 
 // attempts is how often something is tried that others beside it made fail.
@@ -57,10 +70,10 @@ func repeatedly(run func() error) (err error) {
 // lockWait is how long a change waits for its turn to write.
 const lockWait = 5 * time.Second
 
-func (db *DB) change(ctx context.Context, c authz.Change, do func(authz.Tx) (audit.Draft, error)) (err error) {
+func (db *DB) change(ctx context.Context, c authz.Change, do func(authz.Tx) (audit.Draft, error)) (seq int64, err error) {
 	sqltx, err := db.write.BeginTx(ctx, nil)
 	if err != nil {
-		return refine(fmt.Errorf("begin a change: %w", err))
+		return 0, refine(fmt.Errorf("begin a change: %w", err))
 	}
 	defer func() {
 		if err != nil { // the first failure is the one that counts
@@ -72,45 +85,45 @@ func (db *DB) change(ctx context.Context, c authz.Change, do func(authz.Tx) (aud
 	// First of all statements: the row lock on it is what puts all changes of a
 	// customer in one line, and the number is gapless because it is rolled back
 	// with the rest.
-	err = t.QueryRowContext(ctx, `UPDATE customers SET seq = seq + 1 WHERE id = $1 AND deleted_at = $2 RETURNING seq`,
-		c.Chain, int64(latchkey.Never)).Scan(&t.seq)
+	err = t.QueryRowContext(ctx, `UPDATE customers SET seq = seq + 1 WHERE id = $1 AND deleted_at = $2 RETURNING seq, policies_seq`,
+		c.Chain, int64(latchkey.Never)).Scan(&t.seq, &t.policies)
 	if errors.Is(err, sql.ErrNoRows) {
-		return errCustomerNotFound()
+		return 0, errCustomerNotFound()
 	}
 	if err != nil {
-		return fmt.Errorf("take the next sequence number of %s: %w", c.Chain, err)
+		return 0, fmt.Errorf("take the next sequence number of %s: %w", c.Chain, err)
 	}
 	if err := t.recheck(ctx, &c.By, c.At); err != nil {
-		return err
+		return 0, err
 	}
 	draft, err := do(t)
 	if err != nil {
-		return err
+		return 0, err
 	}
 	if t.decides {
 		if _, err := t.ExecContext(ctx, `UPDATE customers SET policies_seq = seq WHERE id = $1`, t.chain); err != nil {
-			return fmt.Errorf("note a change to the policies of %s: %w", t.chain, err)
+			return 0, fmt.Errorf("note a change to the policies of %s: %w", t.chain, err)
 		}
 	}
 	if err := t.writeEvent(ctx, draft, db.mac); err != nil {
-		return err
+		return 0, err
 	}
 	if err := t.writeFeed(ctx, c.At); err != nil {
-		return err
+		return 0, err
 	}
 	if c.Reply != nil {
 		reply, err := c.Reply()
 		if err != nil {
-			return fmt.Errorf("seal the reply: %w", err)
+			return 0, fmt.Errorf("seal the reply: %w", err)
 		}
 		if err := t.writeReply(ctx, reply, c.At); err != nil {
-			return err
+			return 0, err
 		}
 	}
 	if err := sqltx.Commit(); err != nil {
-		return fmt.Errorf("commit a change of %s: %w", c.Chain, err)
+		return 0, fmt.Errorf("commit a change of %s: %w", c.Chain, err)
 	}
-	return nil
+	return t.seq, nil
 }
 
 // recheck makes sure that the caller's credential still holds, now that no

@@ -17,6 +17,7 @@ type DB struct {
 	read   *sql.DB
 	mac    audit.MACKey
 	lines  lines
+	hints  hints
 }
 
 var _ authz.Record = (*DB)(nil)

@@ -118,13 +118,19 @@ func (db *DB) Changes(ctx context.Context, chain string, after int64, limit int)
 
 // SweepFeed deletes what the feed tells of changes made before the given time,
 // and returns the number of rows.
-func (db *DB) SweepFeed(ctx context.Context, before latchkey.Instant) (int64, error) {
-	res, err := db.write.ExecContext(ctx, `DELETE FROM feed WHERE at < $1`, int64(before))
-	if err != nil {
-		return 0, refine(fmt.Errorf("sweep the feed: %w", err))
+func (db *DB) SweepFeed(ctx context.Context, before latchkey.Instant) (swept int64, err error) {
+	const atOnce = 10_000 // so that no statement takes long, nor keeps SQLite's one writer
+	for {
+		res, err := db.write.ExecContext(ctx, `DELETE FROM feed WHERE (chain, seq, kind, type, id) IN
+			(SELECT chain, seq, kind, type, id FROM feed WHERE at < $1 LIMIT $2)`, int64(before), atOnce)
+		if err != nil {
+			return swept, refine(fmt.Errorf("sweep the feed: %w", err))
+		}
+		n, err := res.RowsAffected()
+		if swept += n; err != nil || n < atOnce {
+			return swept, refine(err)
+		}
 	}
-	n, err := res.RowsAffected()
-	return n, refine(err)
 }
 
 // FullKey implements authz.Record.

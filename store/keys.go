@@ -188,9 +188,13 @@ func (t *tx) RotateKey(ctx context.Context, k authz.Key, s authz.KeySecret, ends
 }
 
 func (t *tx) RootSecret(ctx context.Context) (s authz.KeySecret, ok bool, err error) {
+	return readRootSecret(ctx, t)
+}
+
+func readRootSecret(ctx context.Context, q rows) (s authz.KeySecret, ok bool, err error) {
 	var kid string
 	var digest []byte
-	err = t.QueryRowContext(ctx, `SELECT kid, digest, pepper FROM root_key WHERE slot = 'current'`).Scan(&kid, &digest, &s.Pepper)
+	err = q.QueryRowContext(ctx, `SELECT kid, digest, pepper FROM root_key WHERE slot = 'current'`).Scan(&kid, &digest, &s.Pepper)
 	if errors.Is(err, sql.ErrNoRows) {
 		return s, false, nil
 	}

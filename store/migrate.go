@@ -11,6 +11,7 @@ import (
 	"regexp"
 	"strings"
 
+	"github.com/jackc/pgx/v5"
 	"github.com/pressly/goose/v3"
 	"github.com/pressly/goose/v3/lock"
 
@@ -28,6 +29,10 @@ type engine struct {
 	snapshot sql.IsolationLevel // at which a transaction sees one moment
 	types    map[string]string  // a column's type in the migrations → in this engine
 	migrator func() *sql.DB     // connections for migrations; nil for those of changes
+	clock    string             // asks its own clock for microseconds; "" where it has none
+	// dial makes a connection beside the pools, for hints; nil where there is one
+	// process alone.
+	dial func(context.Context) (*pgx.Conn, error)
 }
 
 // errBehind says that a database's tables are those of an earlier release.

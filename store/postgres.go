@@ -1,6 +1,7 @@
 package store
 
 import (
+	"context"
 	"database/sql"
 	"database/sql/driver"
 	"errors"
@@ -26,6 +27,7 @@ var postgresEngine = engine{
 	dialect: goose.DialectPostgres,
 	// At READ COMMITTED, where changes run, each statement sees another moment.
 	snapshot: sql.LevelRepeatableRead,
+	clock:    `SELECT CAST(extract(epoch FROM clock_timestamp()) * 1000000 AS BIGINT)`,
 	types:    map[string]string{"TEXT": `TEXT COLLATE "C"`, "BLOB": "BYTEA"},
 }
 
@@ -99,6 +101,11 @@ func openPostgres(cfg Config) (*DB, error) {
 	}
 	// An index over much takes its time, and so does who migrates first.
 	db.engine.migrator = func() *sql.DB { return pool(2, map[string]string{"statement_timeout": "0"}) }
+	db.engine.dial = func(ctx context.Context) (*pgx.Conn, error) {
+		ctx, cancel := context.WithTimeout(ctx, lockWait)
+		defer cancel()
+		return pgx.ConnectConfig(ctx, conn.Copy())
+	}
 	return db, nil
 }
 

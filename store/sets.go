@@ -136,7 +136,9 @@ func (t *tx) InsertSet(ctx context.Context, s authz.SetRecord) error {
 }
 
 func (t *tx) UpdateSet(ctx context.Context, s authz.SetRecord) error {
-	t.touch(feed.Ref{Kind: feed.Set, ID: s.ID}, "")
+	if err := t.touchSet(ctx, s.ID); err != nil {
+		return err
+	}
 	t.decides = true
 	_, err := t.ExecContext(ctx, `UPDATE sets SET description = $2, size = $3, version = $4, seq = $5, updated_at = $6 WHERE id = $1`,
 		s.ID, s.Description, s.Size, s.Version, s.Seq, int64(s.UpdatedAt))
@@ -160,7 +162,7 @@ func (t *tx) DeleteSet(ctx context.Context, set string) error {
 }
 
 func (t *tx) AddSetValues(ctx context.Context, set string, values []string) ([]string, error) {
-	return t.eachChunk(ctx, set, values, func(n int) string {
+	added, err := t.eachChunk(ctx, set, values, func(n int) string {
 		var b strings.Builder
 		b.WriteString(`INSERT INTO set_values (set_id, value) VALUES `)
 		for i := range n {
@@ -171,10 +173,12 @@ func (t *tx) AddSetValues(ctx context.Context, set string, values []string) ([]s
 		}
 		return b.String() + ` ON CONFLICT DO NOTHING RETURNING value`
 	})
+	t.noteValues(set, added, nil)
+	return added, err
 }
 
 func (t *tx) RemoveSetValues(ctx context.Context, set string, values []string) ([]string, error) {
-	return t.eachChunk(ctx, set, values, func(n int) string {
+	removed, err := t.eachChunk(ctx, set, values, func(n int) string {
 		var b strings.Builder
 		b.WriteString(`DELETE FROM set_values WHERE set_id = $1 AND value IN (`)
 		for i := range n {
@@ -185,6 +189,8 @@ func (t *tx) RemoveSetValues(ctx context.Context, set string, values []string) (
 		}
 		return b.String() + `) RETURNING value`
 	})
+	t.noteValues(set, nil, removed)
+	return removed, err
 }
 
 // perStatement is how many values go into one statement: engines limit
@@ -256,11 +262,16 @@ func eachSetValue(ctx context.Context, q querier, set string, visit func(string)
 	return nil
 }
 
-// loadSets puts every set into the snapshot of its customer. One whose values
-// are not those that its record counts stops it: policies would decide on half
-// a set.
+// loadSets puts every set into the snapshot of its customer, all as of one
+// moment. One whose values are not those that its record counts stops it:
+// policies would decide on half a set.
 func (db *DB) loadSets(ctx context.Context, table authz.KeyTable) error {
-	found, err := db.read.QueryContext(ctx, `SELECT `+setColumns+` FROM sets ORDER BY customer_id, name`)
+	tx, err := db.snapshot(ctx)
+	if err != nil {
+		return err
+	}
+	defer tx.Rollback() //nolint:errcheck // it only reads
+	found, err := tx.QueryContext(ctx, `SELECT `+setColumns+` FROM sets ORDER BY customer_id, name`)
 	list, err := collect(found, err, scanSet)
 	if err != nil {
 		return err
@@ -273,31 +284,25 @@ func (db *DB) loadSets(ctx context.Context, table authz.KeyTable) error {
 		of := list[:n]
 		list = list[n:]
 		customer := table.Customer(of[0].Customer)
-		if customer.Deleted() {
+		if customer.Deleted() { // or made since the customers were read
 			continue
 		}
-		if err := db.loadSetsOf(ctx, customer, of); err != nil {
+		if err := loadSetsOf(ctx, tx, customer, of); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-func (db *DB) loadSetsOf(ctx context.Context, customer *authz.Customer, records []authz.SetRecord) error {
+func loadSetsOf(ctx context.Context, tx *sql.Tx, customer *authz.Customer, records []authz.SetRecord) error {
 	return customer.Policies.Update(func(s *policies.Snapshot) (*policies.Snapshot, error) {
 		revision, at := s.Revision, s.ActivatedAt
 		sets := map[string]*policies.Set{}
 		for _, r := range records {
 			revision, at = max(revision, r.Seq), max(at, r.UpdatedAt)
-			var err error
-			set := policies.NewSet(r.EntityType, r.Seq, func(yield func(string) bool) {
-				err = eachSetValue(ctx, db.read, r.ID, func(value string) { yield(value) })
-			})
+			set, err := loadSet(ctx, tx, &r)
 			if err != nil {
 				return nil, err
-			}
-			if set.Len() != r.Size {
-				return nil, fmt.Errorf("set %s of %s has %d values where its record counts %d", r.Name, r.Customer, set.Len(), r.Size)
 			}
 			sets[r.Name] = set
 		}
