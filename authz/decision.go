@@ -31,10 +31,13 @@ const (
 // Reason is one cause of a decision.
 type Reason struct {
 	Code ReasonCode
-	// Key is the access key that the reason rests on, nil for none.
-	Key *KeyState
-	// Entry is the scope entry that granted, nil for none; Index its place in
-	// the list, from 0, and Permission the action that it permits.
+	// Key is the access key that the reason rests on, nil for none, and Grant the
+	// id of the grant, "" for none.
+	Key   *KeyState
+	Grant string
+	// Entry is the entry that granted, of the key's scopes or of the grant, nil
+	// for none; Index its place in the list, from 0, and Permission the action
+	// that it permits.
 	Entry      *scopes.Entry
 	Index      int
 	Permission string
@@ -67,7 +70,10 @@ type Decision struct {
 	// Failure says why the policy could not be evaluated; nil where it could.
 	Failure *policies.EvaluationError
 
-	input policies.Input // of the policy; reused
+	scoped   bool             // the subject's scopes permit
+	input    policies.Input   // of the policy; reused
+	covering []*Grant         // live ones that cover the question
+	granted  []policies.Grant // the same, as policies see them
 }
 
 // DecisionID names one answer: dec_ and 128 random bits in URL-safe base64.
@@ -95,9 +101,70 @@ func (d *Decision) begin(until latchkey.Instant) {
 // Reset makes d the zero Decision, but for memory that the next one reuses.
 func (d *Decision) Reset() {
 	d.ID, d.Permit, d.Reasons, d.ExpiresAt, d.Action = DecisionID{}, false, d.Reasons[:0], 0, ""
+	d.scoped = false
+	if len(d.covering) > 0 {
+		d.resetGrants()
+	}
 	if d.Policy != nil || d.Failure != nil { // few words where there is no policy, hundreds of bytes where there was
 		d.Policy, d.Rule, d.Obligations, d.Failure, d.input = nil, "", "", nil, policies.Input{}
 	}
+}
+
+// keptReasons is how many reasons the memory is kept for.
+const keptReasons = 64
+
+// resetGrants forgets what grants left behind: they may be many.
+func (d *Decision) resetGrants() {
+	clear(d.covering)
+	clear(d.granted)
+	d.covering, d.granted = d.covering[:0], d.granted[:0]
+	if cap(d.Reasons) > keptReasons {
+		d.Reasons = nil
+	}
+	if cap(d.covering) > keptReasons {
+		d.covering, d.granted = nil, nil
+	}
+}
+
+// look finds the grants that cover the question at now, and reports whether
+// there is one. The answer holds no longer than until one of those that cover it
+// begins or ends.
+func (d *Decision) look(grants *Grants, q scopes.Question, now latchkey.Instant) bool {
+	if grants == nil {
+		return false
+	}
+	for i := range grants.List {
+		g := &grants.List[i]
+		if now >= g.ExpiresAt || !g.Set.Permits(q) {
+			continue
+		}
+		if now < g.NotBefore {
+			d.ExpiresAt = min(d.ExpiresAt, g.NotBefore)
+			continue
+		}
+		d.ExpiresAt = min(d.ExpiresAt, g.ExpiresAt)
+		d.covering = append(d.covering, g)
+	}
+	return len(d.covering) > 0
+}
+
+// reasonGrants gives one reason for each entry of the covering grants that
+// grants, in the order of the grants and of their entries.
+func (d *Decision) reasonGrants(q scopes.Question) {
+	for _, g := range d.covering {
+		entries := g.Set.Entries(q.Type)
+		for i := range g.Set.Decide(q).Granting {
+			d.Reasons = append(d.Reasons, Reason{Code: GrantPermits, Grant: g.ID, Entry: &entries[i], Index: i, Permission: q.Action})
+		}
+	}
+}
+
+// policyGrants are the covering grants as policies see them.
+func (d *Decision) policyGrants() []policies.Grant {
+	for _, g := range d.covering {
+		d.granted = append(d.granted, policies.Grant{ID: g.ID, Reason: g.Reason, NotBefore: g.NotBefore, ExpiresAt: g.ExpiresAt})
+	}
+	return d.granted
 }
 
 // Undecided makes d the answer of a process that cannot decide: because of

@@ -33,7 +33,7 @@ type FeedRecord interface {
 	Grant(ctx context.Context, customer, id string) (GrantRecord, error)
 	Grants(ctx context.Context, q GrantQuery) ([]GrantRecord, error)
 	// SubjectGrants returns those of a subject that have not ended at now, by id,
-	// as of a sequence number.
+	// as of a sequence number; revoked ones have, whatever the time.
 	SubjectGrants(ctx context.Context, customer string, subject EntityRef, now latchkey.Instant) ([]GrantRecord, int64, error)
 	// EachGrant goes over all that have not ended at now, those of one subject
 	// one after the other.
@@ -43,7 +43,9 @@ type FeedRecord interface {
 // GrantTx is what a change may do to grants, in the chain's customer.
 type GrantTx interface {
 	Grant(ctx context.Context, id string) (GrantRecord, error)
-	// CountLiveGrants counts the subject's that have not ended at now.
+	// SubjectGrants returns those of a subject that have not ended at now, by id.
+	SubjectGrants(ctx context.Context, subject EntityRef, now latchkey.Instant) ([]GrantRecord, error)
+	// CountLiveGrants counts them.
 	CountLiveGrants(ctx context.Context, subject EntityRef, now latchkey.Instant) (int, error)
 	InsertGrant(ctx context.Context, g GrantRecord) error
 	RevokeGrant(ctx context.Context, g GrantRecord, at latchkey.Instant) error

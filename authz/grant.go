@@ -1,31 +1,32 @@
 package authz
 
 import (
+	"context"
+	"fmt"
+
 	"github.com/latchkey-dev/latchkey"
 	"github.com/latchkey-dev/latchkey/audit"
+	"github.com/latchkey-dev/latchkey/feed"
 	"github.com/latchkey-dev/latchkey/scopes"
 )
 
 // Grant is a right that a subject holds for a while, on application resources.
-// It holds from NotBefore on, until ExpiresAt or RevokedAt, whichever is first,
-// and not at that instant any more. Immutable.
+// It holds from NotBefore on until ExpiresAt, and not at that instant any more;
+// from the moment that a process learns that it was revoked, not there, whatever
+// the clocks say. Immutable.
 type Grant struct {
 	ID        string
 	Set       *scopes.Set // entries on application types
 	Reason    string
 	NotBefore latchkey.Instant
 	ExpiresAt latchkey.Instant // Never for a permanent one
-	RevokedAt latchkey.Instant // Never while it is not revoked
 }
 
-// EndsAt is when it ends, or ended.
-func (g *Grant) EndsAt() latchkey.Instant { return min(g.ExpiresAt, g.RevokedAt) }
-
 // Live reports whether it holds at now.
-func (g *Grant) Live(now latchkey.Instant) bool { return now >= g.NotBefore && now < g.EndsAt() }
+func (g *Grant) Live(now latchkey.Instant) bool { return now >= g.NotBefore && now < g.ExpiresAt }
 
-// Grants are those of one subject that had not ended when they were read, in
-// the order of their ids. Immutable; a nil one is empty.
+// Grants are those of one subject that had neither ended nor been revoked when
+// they were read, in the order of their ids. Immutable; a nil one is empty.
 type Grants struct {
 	// Version is the sequence number as of which they are so.
 	Version int64
@@ -53,6 +54,87 @@ type GrantRecord struct {
 	CreatedAt latchkey.Instant
 	Author    audit.Actor // who made it: type and id
 	Version   int64       // sequence number of its last change
+}
+
+// EndsAt is when it ends, or ended.
+func (g *GrantRecord) EndsAt() latchkey.Instant { return min(g.ExpiresAt, g.RevokedAt) }
+
+// Status is what has become of it at now: active, scheduled or ended.
+func (g *GrantRecord) Status(now latchkey.Instant) GrantStatus {
+	switch {
+	case now >= g.ExpiresAt, g.RevokedAt != latchkey.Never: // it was revoked by a clock that may be ahead
+		return GrantEnded
+	case now < g.NotBefore:
+		return GrantScheduled
+	}
+	return GrantActive
+}
+
+// NewGrants makes the grants of one subject, given in the order of their ids,
+// as they were as of version. Entries that do not parse are an error: who cannot
+// tell what is granted does not decide.
+func NewGrants(p *scopes.Parser, list []feed.GrantBody, version int64) (*Grants, error) {
+	grants := &Grants{Version: version, List: make([]Grant, 0, len(list))}
+	for i := range list {
+		b := &list[i]
+		if b.RevokedAt != latchkey.Never {
+			continue
+		}
+		set, err := p.LoadEntries(b.Entries)
+		if err != nil {
+			return nil, fmt.Errorf("entries of grant %s: %w", b.ID, err)
+		}
+		grants.List = append(grants.List, Grant{ID: b.ID, Set: set, Reason: b.Reason, NotBefore: b.NotBefore, ExpiresAt: b.ExpiresAt})
+	}
+	return grants, nil
+}
+
+// LoadGrants gives the keys of a table what is granted to them, and notes of
+// which customers other subjects hold grants. What it reads may be newer than it
+// says, never older.
+func LoadGrants(ctx context.Context, record FeedRecord, table KeyTable, p *scopes.Parser, now latchkey.Instant) error {
+	positions, err := record.Positions(ctx) // first: what is read later holds at least as of then
+	if err != nil {
+		return err
+	}
+	asOf := make(map[string]int64, len(positions))
+	for _, at := range positions {
+		asOf[at.Chain] = at.Seq
+	}
+	var customer string
+	var subject EntityRef
+	var list []feed.GrantBody
+	flush := func() error {
+		id, ok := ParseKeyID(subject.ID)
+		key := table.Key(id)
+		if !ok || subject.Type != SubjectAccessKey || key == nil || len(list) == 0 {
+			return nil
+		}
+		grants, err := NewGrants(p, list, asOf[customer])
+		if err == nil {
+			key.SetGrants(grants)
+		}
+		return err
+	}
+	err = record.EachGrant(ctx, now, func(g GrantRecord) error {
+		if g.Customer != customer || g.Subject != subject {
+			if err := flush(); err != nil {
+				return err
+			}
+			customer, subject, list = g.Customer, g.Subject, list[:0]
+		}
+		if subject.Type == SubjectAccessKey {
+			one, _ := GrantBodies([]GrantRecord{g})
+			list = append(list, one...)
+		} else if c := table.Customer(customer); c != nil {
+			c.ExpectGrants()
+		}
+		return nil
+	})
+	if err != nil {
+		return err
+	}
+	return flush()
 }
 
 // GrantStatus selects grants by what they are now.

@@ -216,8 +216,13 @@ type Customer struct {
 	Policies policies.Live
 	deleted  atomic.Bool
 	staleAt  atomic.Int64 // 0: what is known of it is up to date
+	granted  atomic.Bool
 	turns    turns
 }
+
+// ExpectGrants says that subjects other than access keys may hold grants of the
+// customer. Until it is called they are not looked up.
+func (c *Customer) ExpectGrants() { c.granted.Store(true) }
 
 // Deleted reports whether the customer has ended, its keys with it. A nil
 // customer has.

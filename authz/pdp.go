@@ -55,13 +55,12 @@ func ErrPolicyNotFound() *latchkey.Error {
 // Every doubt denies. The one error is that q names an unknown policy, which is
 // never another's to answer; d denies then.
 //
-// The subject's scopes are the ceiling; within it the policy decides: the one
-// that q names, else the customer's default, else the built-in, which allows a
-// key what its scopes permit, and any other subject what a live grant covers
-// (3-decisions, "How an answer is made").
+// A key's scopes and its live grants are its ceiling; within it the policy
+// decides: the one that q names, else the customer's default, else the built-in,
+// which allows a key what its ceiling permits, and any other subject what a live
+// grant covers (3-decisions, "How an answer is made").
 func (p *PDP) Decide(d *Decision, c *Customer, q *Request, now latchkey.Instant) error {
-	_, err := p.decide(d, c, q, now, nil)
-	return err
+	return p.decide(d, c, q, now, nil)
 }
 
 // Freshness says whether decisions may be made by what is known.
@@ -99,8 +98,53 @@ type Explanation struct {
 	// Key is the subject's key where it was found in force.
 	Key     *KeyState
 	Entries []scopes.EntryTrace
+	// Grants are those of the subject, where they were looked at.
+	Grants []GrantTrace
 	// Rules are those of the policy that was asked, where it has rules.
 	Rules []policies.Trace
+}
+
+// GrantTrace tells of one grant of the subject why it did or did not cover the
+// question.
+type GrantTrace struct {
+	Grant *Grant
+	// Entries are those of the resource's type.
+	Entries []scopes.EntryTrace
+	Covers  bool
+	// Why is granted, not_started, ended, or not_covered where no entry grants.
+	Why string
+}
+
+// explain is the traces of all grants, in their order.
+func (g *Grants) explain(q scopes.Question, now latchkey.Instant) []GrantTrace {
+	if g == nil {
+		return nil
+	}
+	traces := make([]GrantTrace, len(g.List))
+	for i := range g.List {
+		t := &traces[i]
+		t.Grant = &g.List[i]
+		var verdict scopes.Verdict
+		verdict, t.Entries = t.Grant.Set.Explain(q)
+		switch {
+		case now >= t.Grant.ExpiresAt:
+			t.Why = "ended"
+		case now < t.Grant.NotBefore:
+			t.Why = "not_started"
+		case !verdict.Permitted:
+			t.Why = "not_covered"
+		default:
+			t.Why, t.Covers = "granted", true
+		}
+	}
+	return traces
+}
+
+// seen is what was looked at on the way to a decision.
+type seen struct {
+	key    *KeyState // found in force
+	grants *Grants
+	rules  []policies.Trace
 }
 
 // Explain answers as Decide does and tells of every entry and rule that was
@@ -112,11 +156,11 @@ func (p *PDP) Explain(d *Decision, caller *Caller, q *Request, now latchkey.Inst
 		return Explanation{}, latchkey.Errorf(latchkey.Forbidden, "not_permitted",
 			"explaining another subject's decision needs the scope search, or access_keys that make its key visible")
 	}
-	var e Explanation
-	var err error
-	if e.Key, err = p.decide(d, caller.Customer, q, now, &e.Rules); err != nil {
-		return e, err
+	var look seen
+	if err := p.decide(d, caller.Customer, q, now, &look); err != nil {
+		return Explanation{}, err
 	}
+	e := Explanation{Key: look.key, Rules: look.rules, Grants: look.grants.explain(q.question(), now)}
 	if e.Key != nil {
 		_, e.Entries = e.Key.Scopes.Explain(q.question())
 	}
@@ -133,40 +177,40 @@ func (p *PDP) mayExplain(caller *Caller, key *KeyState) bool {
 	return caller.Key != nil && key.ID == caller.Key.ID || caller.Scopes().Sees(key.Scopes)
 }
 
-// decide returns the subject's key where it was found in force. Where traces is
-// not nil it is given what became of the policy's rules.
-func (p *PDP) decide(d *Decision, c *Customer, q *Request, now latchkey.Instant, traces *[]policies.Trace) (*KeyState, error) {
+// decide answers, and where look is not nil, notes there what it looked at.
+func (p *PDP) decide(d *Decision, c *Customer, q *Request, now latchkey.Instant, look *seen) error {
 	freshness, until := p.Freshness(c, now)
 	// Who reuses an answer adds nothing to how old it may be.
 	d.begin(min(now.Add(p.cfg.MaxStaleness), until))
 	switch {
 	case c == nil:
 		d.deny(Reason{Code: KeyUnknown})
-		return nil, nil
+		return nil
 	case freshness == TooOld:
 		d.deny(Reason{Code: Stale})
-		return nil, nil
+		return nil
 	}
-	key, err := p.answer(d, c, q, now, traces)
+	err := p.answer(d, c, q, now, look)
 	if freshness == ServedStale && err == nil {
 		d.Reasons = append(d.Reasons, Reason{Code: Stale})
 	}
-	return key, err
+	return err
 }
 
 // answer is decide by what is known.
-func (p *PDP) answer(d *Decision, c *Customer, q *Request, now latchkey.Instant, traces *[]policies.Trace) (*KeyState, error) {
+func (p *PDP) answer(d *Decision, c *Customer, q *Request, now latchkey.Instant, look *seen) error {
 	snapshot := c.Policies.Snapshot()
 	policy, name := (*policies.Policy)(nil), q.Policy
 	if name != "" {
 		if policy = snapshot.Policy(name); policy == nil {
 			d.deny(Reason{Code: PolicyError})
-			return nil, ErrPolicyNotFound()
+			return ErrPolicyNotFound()
 		}
 	} else if name = snapshot.Default; name != "" {
 		policy = snapshot.Policy(name)
 	}
 	var key *KeyState
+	var grants *Grants
 	if q.Subject.Type == SubjectAccessKey {
 		var endsAt latchkey.Instant
 		var refusal ReasonCode
@@ -175,47 +219,74 @@ func (p *PDP) answer(d *Decision, c *Customer, q *Request, now latchkey.Instant,
 			if refusal == NotReady {
 				d.ExpiresAt = now
 			}
-			return nil, nil
+			return nil
 		}
 		d.ExpiresAt = min(d.ExpiresAt, endsAt)
-		if !d.ceiling(key, q) {
-			return key, nil
+		grants = key.Grants()
+	} else if name == "" || policy != nil && policy.Reads.Grants {
+		var err error
+		if grants, err = p.grants(c, q); err != nil {
+			d.deny(Reason{Code: NotReady})
+			d.ExpiresAt = now
+			return nil
 		}
 	}
+	if look != nil {
+		look.key, look.grants = key, grants
+	}
+	question := q.question()
+	covered := d.look(grants, question, now)
 	switch {
+	case key != nil && !d.ceiling(key, question, covered):
 	case name != "":
-		p.ask(d, policy, name, snapshot, c, key, q, now, traces)
-	case key == nil:
+		p.ask(d, policy, name, snapshot, c, key, q, now, look)
+	case key == nil && !covered:
 		d.deny(Reason{Code: NoGrant})
 	default:
 		d.Permit, d.Action = true, "allow"
+		if key == nil {
+			d.reasonGrants(question)
+		}
 	}
-	return key, nil
+	return nil
 }
 
-// ceiling reports whether the key's scopes permit the question, and gives the
-// reasons.
-func (d *Decision) ceiling(key *KeyState, q *Request) bool {
-	verdict := key.Scopes.Decide(q.question())
+// grants finds those of a subject that is not an access key.
+func (p *PDP) grants(c *Customer, q *Request) (*Grants, error) {
+	if p.cfg.Grants == nil || !c.granted.Load() {
+		return nil, nil
+	}
+	return p.cfg.Grants.Grants(c, q.Subject.Type, q.Subject.ID)
+}
+
+// ceiling reports whether the key's scopes permit the question, or grants cover
+// it, and gives the reasons.
+func (d *Decision) ceiling(key *KeyState, q scopes.Question, covered bool) bool {
+	verdict := key.Scopes.Decide(q)
 	switch {
 	case verdict.Permitted:
-		entries := key.Scopes.Entries(q.Resource.Type)
+		entries := key.Scopes.Entries(q.Type)
 		for i := range verdict.Granting {
-			d.Reasons = append(d.Reasons, Reason{Code: ScopePermits, Key: key, Entry: &entries[i], Index: i, Permission: q.Action.Name})
+			d.Reasons = append(d.Reasons, Reason{Code: ScopePermits, Key: key, Entry: &entries[i], Index: i, Permission: q.Action})
 		}
+	case covered:
 	case verdict.Blocked:
 		d.deny(Reason{Code: ValueNotPermitted, Key: key, Indexes: verdict.BadAdded, RemovedIndexes: verdict.BadRemoved})
+		return false
 	default:
 		d.deny(Reason{Code: ScopeMissing, Key: key})
+		return false
 	}
-	return verdict.Permitted
+	d.scoped = verdict.Permitted
+	d.reasonGrants(q)
+	return true
 }
 
 // ask lets a policy decide within the ceiling. The policy may be nil: a default
 // that is not there denies, and nothing else answers in its place.
-func (p *PDP) ask(d *Decision, policy *policies.Policy, name string, s *policies.Snapshot, c *Customer, key *KeyState, q *Request, now latchkey.Instant, traces *[]policies.Trace) {
+func (p *PDP) ask(d *Decision, policy *policies.Policy, name string, s *policies.Snapshot, c *Customer, key *KeyState, q *Request, now latchkey.Instant, look *seen) {
 	d.Policy = policy
-	result, err := p.evaluate(d, policy, s, c, key, q, now, traces)
+	result, err := p.evaluate(d, policy, s, c, key, q, now, look)
 	if err != nil {
 		if !errors.As(err, &d.Failure) {
 			d.Failure = &policies.EvaluationError{Failure: policies.Failed, Detail: err.Error()}
@@ -252,7 +323,7 @@ func (p *PDP) ask(d *Decision, policy *policies.Policy, name string, s *policies
 
 var errNoPolicy = &policies.EvaluationError{Failure: policies.Unusable, Detail: "the customer's default policy is not there"}
 
-func (p *PDP) evaluate(d *Decision, policy *policies.Policy, s *policies.Snapshot, c *Customer, key *KeyState, q *Request, now latchkey.Instant, traces *[]policies.Trace) (policies.Result, error) {
+func (p *PDP) evaluate(d *Decision, policy *policies.Policy, s *policies.Snapshot, c *Customer, key *KeyState, q *Request, now latchkey.Instant, look *seen) (policies.Result, error) {
 	if policy == nil {
 		return policies.Result{}, errNoPolicy
 	}
@@ -262,8 +333,11 @@ func (p *PDP) evaluate(d *Decision, policy *policies.Policy, s *policies.Snapsho
 		Resource:     policies.Entity{Type: q.Resource.Type, ID: q.Resource.ID, Given: q.Resource.Properties},
 		Action:       policies.Action{Name: q.Action.Name, Properties: q.Action.Properties},
 		Context:      q.Context,
-		ScopePermits: key != nil,
+		ScopePermits: d.scoped,
 		Now:          now,
+	}
+	if policy.Reads.Grants {
+		in.Grants = d.policyGrants()
 	}
 	if key != nil {
 		if in.Subject.ID == "" { // named by its secret alone
@@ -287,8 +361,8 @@ func (p *PDP) evaluate(d *Decision, policy *policies.Policy, s *policies.Snapsho
 	}
 	defer c.turns.give()
 	result, err := policy.Evaluate(s, in)
-	if traces != nil { // it costs as much again, so it is part of the turn
-		*traces = policy.Trace(s, in)
+	if look != nil { // it costs as much again, so it is part of the turn
+		look.rules = policy.Trace(s, in)
 	}
 	return result, err
 }

@@ -107,7 +107,7 @@ func keyBody(r *feed.Record, at Position, k *FullKey) *feed.KeyBody {
 		body.Secrets = append(body.Secrets, feed.SecretBody{Kid: s.Kid.String(), Mode: string(s.Mode), Digest: s.Digest[:], Pepper: s.Pepper, EndsAt: s.EndsAt})
 	}
 	if at.DeletedAt == latchkey.Never {
-		body.Grants, _ = grantBodies(k.Grants)
+		body.Grants, _ = GrantBodies(k.Grants)
 	}
 	r.Until = min(body.ExpiresAt, body.RevokedAt)
 	return body
@@ -127,7 +127,7 @@ func (m *RecordMaker) subject(ctx context.Context, at Position, r *feed.Record, 
 		return nil, err
 	}
 	body := &feed.SubjectBody{Properties: stored.Properties}
-	if body.Grants, r.Until = grantBodies(grants); found {
+	if body.Grants, r.Until = GrantBodies(grants); found {
 		r.Until = latchkey.Never // properties do not end on their own
 	}
 	return body, nil
@@ -145,8 +145,8 @@ func (m *RecordMaker) resource(ctx context.Context, at Position, r *feed.Record)
 	return &feed.ResourceBody{Properties: stored.Properties}, nil
 }
 
-// grantBodies writes grants down, and tells when the last of them ends.
-func grantBodies(list []GrantRecord) (bodies []feed.GrantBody, until latchkey.Instant) {
+// GrantBodies are grants as records have them, with when the last of them ends.
+func GrantBodies(list []GrantRecord) (bodies []feed.GrantBody, until latchkey.Instant) {
 	for _, g := range list {
 		bodies = append(bodies, feed.GrantBody{ID: g.ID, Entries: g.Entries, Reason: g.Reason,
 			NotBefore: g.NotBefore, ExpiresAt: g.ExpiresAt, RevokedAt: g.RevokedAt})

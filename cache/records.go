@@ -114,6 +114,11 @@ func (r *Records) Start(customer string, epoch, seq int64) {
 	c := r.chain(customer)
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	r.start(c, customer, epoch, seq)
+}
+
+// start is Start; the chain is locked.
+func (r *Records) start(c *chain, customer string, epoch, seq int64) {
 	if c.epoch != epoch { // numbers of another epoch mean nothing
 		for k := range r.kept.Keys() {
 			if k.customer == customer {
@@ -125,6 +130,17 @@ func (r *Records) Start(customer string, epoch, seq int64) {
 	c.window.Start(seq)
 	for i := range c.floors {
 		c.floors[i].Store(seq)
+	}
+}
+
+// Skip is Start, unless the change is known already: what came before it and was
+// not applied is taken to have touched everything.
+func (r *Records) Skip(customer string, epoch, seq int64) {
+	c := r.chain(customer)
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if !c.window.Started() || c.epoch != epoch || c.window.At() < seq {
+		r.start(c, customer, epoch, seq)
 	}
 }
 

@@ -282,13 +282,7 @@ func (r *celReads) of(e celast.Expr) {
 		r.path(path)
 		return
 	}
-	parts := celParts(e)
-	if e.Kind() == celast.CallKind && e.AsCall().FunctionName() == "size" && len(parts) == 1 {
-		if path, ok := celPath(parts[0]); ok && len(path) == 1 && path[0] == "grants" {
-			return // their number only
-		}
-	}
-	for _, part := range parts {
+	for _, part := range celParts(e) {
 		r.of(part)
 	}
 }

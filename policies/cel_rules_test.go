@@ -138,7 +138,9 @@ func TestCEL_Reads(t *testing.T) {
 	}{
 		{`subject.type == "user" && subject["id"] == "a" && has(subject.type) && resource.id == action.name`, policies.Reads{}},
 		{`context.now == 1 && action.properties.grants == 1 && "now" == "grants"`, policies.Reads{}},
-		{`size(grants) > 0 && grants.size() > 0 && scope_permits`, policies.Reads{}},
+		{`scope_permits`, policies.Reads{}},
+		{`size(grants) > 0`, policies.Reads{Grants: true}},
+		{`grants.size() > 0`, policies.Reads{Grants: true}},
 		{`grants.exists(g, g.id == "a")`, policies.Reads{Grants: true}},
 		{`[grants][0].size() == 0`, policies.Reads{Grants: true}},
 		{`now > timestamp(0)`, policies.Reads{Time: true}},

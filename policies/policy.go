@@ -23,7 +23,7 @@ type Reads struct {
 	Metadata           bool     // of the subject's access key
 	SubjectProperties  bool     // stored ones
 	ResourceProperties bool     // stored ones
-	Grants             bool     // the grants beyond their number
+	Grants             bool     // the grants, be it only their number
 	Sets               []string // names, sorted, each once
 }
 

@@ -63,12 +63,16 @@ func (p *Parser) ParseValue(v strictjson.Value, at string, besides ...string) (*
 
 // Load is Parse for text that was stored in canonical form: equal texts give
 // the one same Set for as long as somebody holds it.
-func (p *Parser) Load(text string) (*Set, error) {
-	key := sha256.Sum256([]byte(text))
+func (p *Parser) Load(text string) (*Set, error) { return p.intern("", text, p.Parse) }
+
+// intern finds the set of a text, which parse makes where it is not there yet.
+// The form tells texts of different grammars apart.
+func (p *Parser) intern(form, text string, parse func(string) (*Set, error)) (*Set, error) {
+	key := sha256.Sum256([]byte(form + text))
 	if set := p.find(key); set != nil {
 		return set, nil
 	}
-	set, err := p.Parse(text)
+	set, err := parse(text)
 	if err != nil {
 		return nil, err
 	}

@@ -26,7 +26,7 @@ var decisionRoutes = []string{
 // one is held to its scope before it has a test of its own.
 func TestAccess_EveryRouteRefusesWhoMayNot(t *testing.T) {
 	a := startForward(t).api
-	everything := strings.TrimSuffix(everyScope, "}") + `,"resources_manage":true}`
+	everything := strings.TrimSuffix(everyScope, "}") + `,"resources_manage":true,"access_requests_manage":true}`
 	decider, powerless, victim := a.create(`{"decision":true}`), a.create(`{"search":true}`), a.create(everything)
 	a.customer("foreign")
 	foreign := a.createFor("foreign", everything)
@@ -39,6 +39,7 @@ func TestAccess_EveryRouteRefusesWhoMayNot(t *testing.T) {
 	if event == "" {
 		t.Fatal("no event to ask for")
 	}
+	grant := a.grant("user", "laura", "reason", `"the \"red\" room"`)
 	before := len(a.events("default"))
 
 	// Names that exist, so that a refusal is one of the caller and not of the name.
@@ -46,7 +47,7 @@ func TestAccess_EveryRouteRefusesWhoMayNot(t *testing.T) {
 		for _, r := range []struct{ under, names string }{
 			{"/v1/access_keys/", "{id} " + victim.id}, {"/v1/policies/", "{name} secret-policy {version} 1"}, {"/v1/sets/", "{name} secret-set {value} v"},
 			{"/v1/subjects/", "{type} user {id} laura"}, {"/v1/resources/", "{kind} doc {id} diary"}, {"/v1/resource_types/", "{type} doc"},
-			{"/v1/auditing/", "{id} " + event}, {"/v1/bundles/", "{name} default.tar.gz"}, {"/v1/customers/", "{id} foreign"}, {"/decision/", "{policy} secret-policy {path} x"},
+			{"/v1/auditing/", "{id} " + event}, {"/v1/grants/", "{id} " + grant}, {"/v1/bundles/", "{name} default.tar.gz"}, {"/v1/customers/", "{id} foreign"}, {"/decision/", "{policy} secret-policy {path} x"},
 		} {
 			if strings.HasPrefix(path, r.under) {
 				path = strings.NewReplacer(strings.Fields(r.names)...).Replace(path)

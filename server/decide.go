@@ -296,6 +296,10 @@ func appendReason(b []byte, r *authz.Reason) []byte {
 		b = append(b, `,"source":"access_key","id":"`...)
 		b = append(r.Key.ID.AppendText(b), '"')
 	}
+	if r.Grant != "" {
+		b = append(append(b, `,"source":"grant","id":"`...), r.Grant...) // a UUID
+		b = append(b, '"')
+	}
 	if r.Policy != "" {
 		b = append(append(b, `,"source":"policy","id":"`...), r.Policy...)
 		b = append(b, '"')
@@ -362,7 +366,7 @@ func appendStrings(b []byte, list []string) []byte {
 
 // appendExplanation tells of every entry of the resource's type, and of every
 // rule of the policy that decided. The built-in one allows an access key what
-// its scopes permit, any other subject what a live grant covers.
+// its scopes permit or a live grant covers, any other subject what a grant covers.
 func appendExplanation(b []byte, e *authz.Explanation, q *authz.Request, d *authz.Decision) []byte {
 	b = append(b, `,"explain":{"policy":{"builtin":`...)
 	switch {
@@ -378,7 +382,7 @@ func appendExplanation(b []byte, e *authz.Explanation, q *authz.Request, d *auth
 			b = append(strictjson.AppendString(append(b, `,"why":`...), t.Why), '}')
 		}
 		b = append(b, ']')
-	case q.Subject.Type == authz.SubjectAccessKey:
+	case q.Subject.Type == authz.SubjectAccessKey && (len(d.Reasons) == 0 || d.Reasons[0].Code != authz.GrantPermits):
 		b = append(b, `true,"rule":"scope_permits"`...)
 	default:
 		b = append(b, `true,"rule":"grant_permits"`...)
@@ -389,9 +393,30 @@ func appendExplanation(b []byte, e *authz.Explanation, q *authz.Request, d *auth
 		types = e.Key.Scopes.Types()
 	}
 	b = appendStrings(b, types)
-	b = append(b, `,"entries":[`...)
-	for i := range e.Entries {
-		t := &e.Entries[i]
+	b = appendEntryTraces(append(b, `,"entries":`...), e.Entries)
+	b = append(b, `,"grants":[`...)
+	for i := range e.Grants {
+		t := &e.Grants[i]
+		if i > 0 {
+			b = append(b, ',')
+		}
+		b = append(append(b, `{"id":"`...), t.Grant.ID...)
+		b = strictjson.AppendString(append(b, `","reason":`...), t.Grant.Reason)
+		b = appendInstant(append(b, `,"not_before":`...), t.Grant.NotBefore)
+		b = appendInstant(append(b, `,"expires_at":`...), t.Grant.ExpiresAt)
+		b = appendStrings(append(b, `,"types":`...), t.Grant.Set.Types())
+		b = appendEntryTraces(append(b, `,"entries":`...), t.Entries)
+		b = strconv.AppendBool(append(b, `,"covers":`...), t.Covers)
+		b = append(strictjson.AppendString(append(b, `,"why":`...), t.Why), '}')
+	}
+	return append(b, `]}`...)
+}
+
+// appendEntryTraces appends an array of what became of entries.
+func appendEntryTraces(b []byte, entries []scopes.EntryTrace) []byte {
+	b = append(b, '[')
+	for i := range entries {
+		t := &entries[i]
 		if i > 0 {
 			b = append(b, ',')
 		}
@@ -422,7 +447,7 @@ func appendExplanation(b []byte, e *authz.Explanation, q *authz.Request, d *auth
 		b = append(b, `,"why":`...)
 		b = append(strictjson.AppendString(b, t.Why), '}')
 	}
-	return append(b, `],"grants":[]}`...)
+	return append(b, ']')
 }
 
 // authzenConfiguration answers the AuthZEN metadata document. Its URLs come

@@ -25,6 +25,7 @@ import (
 	"github.com/latchkey-dev/latchkey"
 	"github.com/latchkey-dev/latchkey/authz"
 	"github.com/latchkey-dev/latchkey/cache"
+	"github.com/latchkey-dev/latchkey/feed"
 	"github.com/latchkey-dev/latchkey/internal/servers"
 	"github.com/latchkey-dev/latchkey/scopes"
 	"github.com/latchkey-dev/latchkey/server"
@@ -86,6 +87,7 @@ type api struct {
 	db       *store.DB
 	table    *cache.Table
 	entities *cache.Directory
+	subjects *cache.Subjects
 	auth     *authz.Authenticator
 	uses     *authz.Uses
 	refusals *authz.Refusals
@@ -181,7 +183,11 @@ func start(t testing.TB, change ...func(*options)) *api {
 	a.entities = cache.NewDirectory()
 	must(authz.LoadProperties(ctx, a.db, a.entities))
 	cfg.Directory = authz.NewDirectory(record, a.entities, o.maxDirectory)
-	cfg.PDP = authz.NewPDP(authz.PDPConfig{Keys: a.table, Auth: a.auth, Metadata: authz.NewMetadata(record, 16), Properties: a.entities, MaxStaleness: 30 * time.Second, Concurrency: 2})
+	a.subjects = subjectGrants(record, parser, func() latchkey.Instant { return latchkey.InstantOf(a.clock.now()) })
+	must(a.subjects.Start(ctx))
+	must(authz.LoadGrants(ctx, a.db, a.table, parser, at))
+	cfg.Granter = authz.NewGranter(authz.GranterConfig{Record: record, Table: a.table, Parser: parser, Subjects: a.subjects})
+	cfg.PDP = authz.NewPDP(authz.PDPConfig{Keys: a.table, Auth: a.auth, Metadata: authz.NewMetadata(record, 16), Grants: a.subjects, Properties: a.entities, MaxStaleness: 30 * time.Second, Concurrency: 2})
 	cfg.Searcher = authz.NewSearcher(record, cfg.PDP)
 	o.sets.Record, o.sets.Origin = record, o.origin
 	cfg.Sets = authz.NewSets(o.sets)
@@ -236,6 +242,17 @@ func start(t testing.TB, change ...func(*options)) *api {
 	})
 	t.Cleanup(a.stop)
 	return a
+}
+
+// subjectGrants is the tier of the grants of subjects that are not access keys,
+// as serve has it.
+func subjectGrants(record authz.Record, parser *scopes.Parser, now func() latchkey.Instant) *cache.Subjects {
+	const epoch = 1
+	return cache.NewSubjects(cache.NewRecords(cache.RecordsConfig{
+		MaxBytes: 1 << 20, Sources: []cache.Source{&cache.SubjectSource{Record: record, Epoch: epoch, Now: now}},
+		Decode: func(rec *feed.Record) (any, int, error) { return cache.DecodeSubject(parser, rec) },
+		Wait:   5 * time.Second, Missing: time.Second, Now: now,
+	}), record, epoch)
 }
 
 // loseDatabase takes the database away from under the server.

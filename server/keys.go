@@ -216,14 +216,20 @@ func (s *Server) revokeKey(r *request) error {
 	}
 	r.c.Set("Preference-Applied", prefer.applied)
 	r.out = appendKey(r.out[:0], &k, "")
-	if prefer.wait { // this process is the only one, and it has applied the change
-		b := append(r.out[:len(r.out)-1], `,"applied":[{"node":`...)
-		b = strictjson.AppendString(b, s.cfg.NodeID)
-		b = append(b, `,"seq":`...)
-		b = strconv.AppendInt(b, seq, 10)
-		r.out = append(b, `}],"pending":[]}`...)
+	if prefer.wait {
+		r.appendApplied(seq)
 	}
 	return r.json(http.StatusOK)
+}
+
+// appendApplied adds to the object in r.out which nodes have applied a change,
+// and which have not: this process is the only one, and it has.
+func (r *request) appendApplied(seq int64) {
+	b := append(r.out[:len(r.out)-1], `,"applied":[{"node":`...)
+	b = strictjson.AppendString(b, r.s.cfg.NodeID)
+	b = append(b, `,"seq":`...)
+	b = strconv.AppendInt(b, seq, 10)
+	r.out = append(b, `}],"pending":[]}`...)
 }
 
 // preferences are what Prefer asks for (RFC 7240).

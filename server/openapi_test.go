@@ -270,11 +270,14 @@ func startOpenAPI(t *testing.T, doc *openapiDocument, change func(*server.Config
 	s.root = made.Reveal()
 	must(s.db.Load(ctx, table, parser, peppers))
 	auth := authz.NewAuthenticator(table, peppers, root, authz.NewUses(s.db))
-	entities, pdp := cache.NewDirectory(), authz.NewPDP(authz.PDPConfig{Keys: table, Auth: auth, MaxStaleness: 30 * time.Second})
+	subjects := subjectGrants(s.db, parser, func() latchkey.Instant { return latchkey.InstantOf(now()) })
+	must(subjects.Start(ctx))
+	entities, pdp := cache.NewDirectory(), authz.NewPDP(authz.PDPConfig{Keys: table, Auth: auth, Grants: subjects, MaxStaleness: 30 * time.Second})
 	cfg := server.Config{
 		Authenticator: auth,
 		Directory:     authz.NewDirectory(s.db, entities, 32<<10),
 		Searcher:      authz.NewSearcher(s.db, pdp),
+		Granter:       authz.NewGranter(authz.GranterConfig{Record: s.db, Table: table, Parser: parser, Subjects: subjects}),
 		Keys:          authz.NewKeys(authz.KeysConfig{Record: s.db, Table: table, Parser: parser, Peppers: peppers, Mode: authz.Live, MaxActive: 10}),
 		Customers:     authz.NewCustomers(s.db, table),
 		Policies:      authz.NewPolicies(authz.PoliciesConfig{Record: s.db, Table: table, Origin: func(string) string { return map[bool]string{true: "bundle"}[s.bundled] }}),
@@ -526,6 +529,7 @@ func TestOpenAPI_RepliesAreAsDocumented(t *testing.T) {
 	s.sets(full)
 	s.policies()
 	s.directory(full)
+	grant := s.grants(example, full)
 	s.searches(full)
 	s.bundles()
 	s.refusals(map[string]string{
@@ -534,6 +538,7 @@ func TestOpenAPI_RepliesAreAsDocumented(t *testing.T) {
 		"/v1/policies/{name}": "main", "/v1/policies/{name}/versions": "main", "/v1/policies/{name}/versions/{version}": "main/versions/1",
 		"/v1/policies/{name}/rollback": "main", "/v1/policies/{name}/test": "main",
 		"/v1/bundles/{name}": "acme.tar.gz",
+		"/v1/grants/{id}":    grant,
 		"/v1/sets/{name}":    "open", "/v1/sets/{name}/values": "open", "/v1/sets/{name}/values/{value}": "open/values/A",
 		"/v1/subjects/{type}/{id}": "user/alice", "/v1/resources/{kind}/{id}": "host/a", "/v1/resource_types/{type}": "host",
 	}, poor.secret)
@@ -941,6 +946,7 @@ func (s *openapiServer) ends(example, full, poor openapiKey) {
 	s.send(openapiCall{operation: revoke, path: path(poor), key: poor.secret}, 204)
 	s.send(openapiCall{operation: "GET /v1/access_keys/self", key: poor.secret}, 401)
 	s.send(openapiCall{operation: revoke, path: path(poor), key: s.root, headers: openapiAcme}, 409)
+	s.send(openapiCall{operation: "POST /v1/grants", key: s.root, headers: openapiAcme, body: `{"subject":{"type":"access_key","id":"` + poor.id + `"},"entries":{"a":[{"f":"*","p":2}]},"expires_at":"2099-01-01T00:00:00Z","reason":"too late"}`}, 409)
 	s.send(openapiCall{operation: revoke, path: "/v1/access_keys/" + openapiNone, key: s.root, headers: openapiAcme}, 404)
 	s.send(openapiCall{operation: revoke, path: path(example), key: s.root, headers: map[string]string{"X-Customer-ID": "acme", "Prefer": "wait=61"}}, 400)
 	s.send(openapiCall{operation: revoke, path: path(example), key: s.root, headers: map[string]string{"X-Customer-ID": "acme", "Prefer": "return=representation, wait=5"}}, 200)
@@ -1016,6 +1022,48 @@ func (s *openapiServer) settings() {
 			s.seen[seen] = true
 		}
 	}
+}
+
+// grants returns one that is live.
+func (s *openapiServer) grants(example, full openapiKey) string {
+	s.t.Helper()
+	const create, list, one = "POST /v1/grants", "GET /v1/grants", "/v1/grants/{id}"
+	grant := func(typ, id string) string {
+		return `{"subject":{"type":"` + typ + `","id":"` + id + `"},"entries":{"host":[{"f":"db-*","p":2,"a":["login"]}],"doc":[{"f":"*","p":1}]},` +
+			`"expires_at":"2099-01-01T00:00:00Z","reason":"on call"}`
+	}
+	once := map[string]string{"X-Customer-ID": "acme", "Idempotency-Key": "grants 1"}
+	s.send(openapiCall{operation: create, key: s.root, headers: once, body: grant("user", "alice")}, 201)
+	made := s.send(openapiCall{operation: create, key: s.root, headers: once, body: grant("user", "alice")}, 201)
+	s.send(openapiCall{operation: create, key: s.root, headers: once, body: grant("user", "bob")}, 422)
+	s.send(openapiCall{operation: create, key: s.root, headers: openapiAcme, body: `{"entries":{"sets":[{"f":"*","p":2}]}}`}, 400)
+	s.send(openapiCall{operation: create, key: s.root, headers: openapiAcme, body: grant("access_key", openapiNone)}, 404)
+	s.send(openapiCall{operation: create, key: example.secret, body: grant("user", "bob")}, 403)
+	s.send(openapiCall{operation: create, key: s.root, headers: openapiAcme, body: grant("access_key", full.handle)}, 201)
+	later := strings.Replace(grant("user", "alice"), `"expires_at"`, `"not_before":"2098-01-01T00:00:00+01:00","expires_at"`, 1)
+	s.send(openapiCall{operation: create, key: s.root, headers: openapiAcme, body: later}, 201)
+	for _, subject := range []string{`{"type":"user","id":"alice"}`, `{"type":"access_key","id":"` + full.id + `"}`} {
+		for _, action := range []string{"login", "delete"} {
+			q := openapiQuestion(subject, action, `{"type":"host","id":"db-1"}`)
+			s.send(openapiCall{operation: "POST /decision", key: full.secret, body: q}, 200)
+			s.send(openapiCall{operation: "POST /decision/explain", key: full.secret, body: q}, 200)
+		}
+	}
+	s.send(openapiCall{operation: list, key: s.root, headers: openapiAcme}, 200)
+	page := s.send(openapiCall{operation: list, path: list[4:] + "?status=all&subject_type=user&subject_id=alice&limit=1", key: s.root, headers: openapiAcme}, 200)
+	s.send(openapiCall{operation: list, path: list[4:] + "?status=scheduled&cursor=" + openapiField(s.t, page, "next_cursor"), key: s.root, headers: openapiAcme}, 200)
+	s.send(openapiCall{operation: list, path: list[4:] + "?status=gone", key: s.root, headers: openapiAcme}, 400)
+	path := "/v1/grants/" + openapiField(s.t, made, "id")
+	s.send(openapiCall{operation: "GET " + one, path: path, key: s.root, headers: openapiAcme}, 200)
+	s.send(openapiCall{operation: "GET " + one, path: "/v1/grants/" + openapiNone, key: s.root, headers: openapiAcme}, 404)
+	revoke := openapiCall{operation: "DELETE " + one, path: path, key: s.root, headers: map[string]string{"X-Customer-ID": "acme", "Prefer": "wait=61"}}
+	s.send(revoke, 400)
+	revoke.headers["Prefer"] = "return=representation, wait=2"
+	s.send(revoke, 200)
+	s.send(revoke, 409)
+	body := s.send(openapiCall{operation: create, key: s.root, headers: openapiAcme, body: grant("user", "bob")}, 201)
+	s.send(openapiCall{operation: "DELETE " + one, path: "/v1/grants/" + openapiField(s.t, body, "id"), key: s.root, headers: openapiAcme}, 204)
+	return openapiField(s.t, s.send(openapiCall{operation: create, key: s.root, headers: openapiAcme, body: grant("user", "carol")}, 201), "id")
 }
 
 func (s *openapiServer) directory(full openapiKey) {

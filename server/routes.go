@@ -79,6 +79,11 @@ func (s *Server) routes() {
 		{method: http.MethodPut, path: "/v1/resource_types/:type", action: "resource_type.update", change: true, body: jsonBody, may: s.cfg.Directory.May, handle: s.putResourceType},
 		{method: http.MethodDelete, path: "/v1/resource_types/:type", action: "resource_type.delete", change: true, may: s.cfg.Directory.May, handle: s.deleteResourceType},
 
+		{method: http.MethodPost, path: "/v1/grants", change: true, body: jsonBody, may: s.cfg.Granter.May, handle: s.createGrant},
+		{method: http.MethodGet, path: "/v1/grants", query: true, may: s.cfg.Granter.May, handle: s.listGrants},
+		{method: http.MethodGet, path: "/v1/grants/:id", may: s.cfg.Granter.May, handle: s.getGrant},
+		{method: http.MethodDelete, path: "/v1/grants/:id", action: "grant.revoke", change: true, may: s.cfg.Granter.May, handle: s.revokeGrant},
+
 		{method: http.MethodGet, path: "/v1/auditing", action: "audit_event.read", query: true, ended: true, may: mayAudit, handle: s.listEvents},
 		{method: http.MethodGet, path: "/v1/auditing/export", action: "audit_event.export", query: true, ended: true, may: mayAudit, handle: s.exportEvents},
 		{method: http.MethodGet, path: "/v1/auditing/:id", action: "audit_event.read", query: true, ended: true, may: mayAudit, handle: s.getEvent},

@@ -37,6 +37,7 @@ type Config struct {
 	Sets          *authz.Sets
 	Root          *authz.RootKey
 	Directory     *authz.Directory
+	Granter       *authz.Granter
 	Searcher      *authz.Searcher
 	PDP           *authz.PDP
 	Table         authz.KeyTable

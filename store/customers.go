@@ -20,6 +20,7 @@ const customerColumns = `id, name, max_active_keys, default_policy, created_at, 
 
 // rows is what both a pool and a transaction can do.
 type rows interface {
+	QueryContext(ctx context.Context, query string, args ...any) (*sql.Rows, error)
 	QueryRowContext(ctx context.Context, query string, args ...any) *sql.Row
 }
 

@@ -146,7 +146,7 @@ func (db *DB) FullKey(ctx context.Context, customer string, id authz.KeyID, now 
 		return k, refine(fmt.Errorf("read the secrets of key %s: %w", id, err))
 	}
 	slices.SortFunc(k.Secrets, func(a, b authz.KeySecret) int { return strings.Compare(a.Kid.String(), b.Kid.String()) })
-	k.Grants, err = db.subjectGrants(ctx, customer, authz.SubjectAccessKey, id.String(), now)
+	k.Grants, err = subjectGrants(ctx, db.read, customer, authz.EntityRef{Type: authz.SubjectAccessKey, ID: id.String()}, now)
 	return k, err
 }
 

@@ -50,14 +50,14 @@ func (db *DB) Grants(ctx context.Context, q authz.GrantQuery) ([]authz.GrantReco
 	if q.Subject.ID != "" {
 		where = append(where, `subject_id = `+arg(q.Subject.ID))
 	}
-	now := int64(q.Now)
+	now, never := int64(q.Now), int64(latchkey.Never)
 	switch q.Status {
 	case authz.GrantActive:
-		where = append(where, `not_before <= `+arg(now), `expires_at > `+arg(now), `revoked_at > `+arg(now))
+		where = append(where, `not_before <= `+arg(now), `expires_at > `+arg(now), `revoked_at = `+arg(never))
 	case authz.GrantScheduled:
-		where = append(where, `not_before > `+arg(now), `expires_at > `+arg(now), `revoked_at > `+arg(now))
+		where = append(where, `not_before > `+arg(now), `expires_at > `+arg(now), `revoked_at = `+arg(never))
 	case authz.GrantEnded:
-		where = append(where, `(expires_at <= `+arg(now)+` OR revoked_at <= `+arg(now)+`)`)
+		where = append(where, `(expires_at <= `+arg(now)+` OR revoked_at <> `+arg(never)+`)`)
 	}
 	if q.AfterID != "" {
 		at, id := arg(int64(q.AfterCreated)), arg(q.AfterID)
@@ -73,9 +73,10 @@ func (db *DB) Grants(ctx context.Context, q authz.GrantQuery) ([]authz.GrantReco
 	return list, nil
 }
 
-func (db *DB) subjectGrants(ctx context.Context, customer, typ, id string, now latchkey.Instant) ([]authz.GrantRecord, error) {
-	found, err := db.read.QueryContext(ctx, `SELECT `+grantColumns+` FROM grants
-		WHERE customer_id = $1 AND subject_type = $2 AND subject_id = $3 AND expires_at > $4 AND revoked_at > $4 ORDER BY id`, customer, typ, id, int64(now))
+func subjectGrants(ctx context.Context, q rows, customer string, subject authz.EntityRef, now latchkey.Instant) ([]authz.GrantRecord, error) {
+	found, err := q.QueryContext(ctx, `SELECT `+grantColumns+` FROM grants
+		WHERE customer_id = $1 AND subject_type = $2 AND subject_id = $3 AND expires_at > $4 AND revoked_at = $5 ORDER BY id`,
+		customer, subject.Type, subject.ID, int64(now), int64(latchkey.Never))
 	list, err := collect(found, err, scanGrant)
 	if err != nil {
 		return nil, refine(fmt.Errorf("read the grants of a subject of %s: %w", customer, err))
@@ -88,14 +89,14 @@ func (db *DB) SubjectGrants(ctx context.Context, customer string, subject authz.
 	if asOf, err = db.position(ctx, customer); err != nil {
 		return nil, 0, err
 	}
-	list, err = db.subjectGrants(ctx, customer, subject.Type, subject.ID, now)
+	list, err = subjectGrants(ctx, db.read, customer, subject, now)
 	return list, asOf, err
 }
 
 // EachGrant implements authz.Record.
 func (db *DB) EachGrant(ctx context.Context, now latchkey.Instant, do func(authz.GrantRecord) error) error {
-	found, err := db.read.QueryContext(ctx, `SELECT `+grantColumns+` FROM grants WHERE expires_at > $1 AND revoked_at > $1
-		ORDER BY customer_id, subject_type, subject_id, id`, int64(now))
+	found, err := db.read.QueryContext(ctx, `SELECT `+grantColumns+` FROM grants WHERE expires_at > $1 AND revoked_at = $2
+		ORDER BY customer_id, subject_type, subject_id, id`, int64(now), int64(latchkey.Never))
 	if err != nil {
 		return refine(fmt.Errorf("read grants: %w", err))
 	}
@@ -116,10 +117,14 @@ func (t *tx) Grant(ctx context.Context, id string) (authz.GrantRecord, error) {
 	return readGrant(ctx, t, t.chain, id)
 }
 
+func (t *tx) SubjectGrants(ctx context.Context, subject authz.EntityRef, now latchkey.Instant) ([]authz.GrantRecord, error) {
+	return subjectGrants(ctx, t, t.chain, subject, now)
+}
+
 func (t *tx) CountLiveGrants(ctx context.Context, subject authz.EntityRef, now latchkey.Instant) (n int, err error) {
 	err = t.QueryRowContext(ctx, `SELECT count(*) FROM grants
-		WHERE customer_id = $1 AND subject_type = $2 AND subject_id = $3 AND expires_at > $4 AND revoked_at > $4`,
-		t.chain, subject.Type, subject.ID, int64(now)).Scan(&n)
+		WHERE customer_id = $1 AND subject_type = $2 AND subject_id = $3 AND expires_at > $4 AND revoked_at = $5`,
+		t.chain, subject.Type, subject.ID, int64(now), int64(latchkey.Never)).Scan(&n)
 	if err != nil {
 		return 0, fmt.Errorf("count the grants of a subject of %s: %w", t.chain, err)
 	}

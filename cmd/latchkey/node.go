@@ -25,6 +25,7 @@ import (
 	"github.com/latchkey-dev/latchkey/audit"
 	"github.com/latchkey-dev/latchkey/authz"
 	"github.com/latchkey-dev/latchkey/cache"
+	"github.com/latchkey-dev/latchkey/feed"
 	"github.com/latchkey-dev/latchkey/internal/keyring"
 	"github.com/latchkey-dev/latchkey/notify"
 	"github.com/latchkey-dev/latchkey/policies"
@@ -206,6 +207,7 @@ type node struct {
 	*base
 	table    *cache.Table
 	entities *cache.Directory
+	subjects *cache.Subjects // grants
 	uses     *authz.Uses
 	refusals *authz.Refusals
 	anchored map[string]int64 // chain → the sequence number of its last anchor
@@ -266,7 +268,12 @@ func openNode(ctx context.Context, cmd *ServeCmd, with nodeConfig) (*node, error
 	if publicURL == "" {
 		publicURL = with.baseURL
 	}
-	pdp := authz.NewPDP(authz.PDPConfig{Keys: n.table, Auth: auth, Metadata: authz.NewMetadata(b.db, keptMetadata), Properties: n.entities,
+	epoch, err := b.db.Epoch(ctx)
+	if err != nil {
+		return nil, errors.Join(err, n.close())
+	}
+	n.subjects = n.subjectGrants(int64(cmd.GrantCache)<<20, epoch)
+	pdp := authz.NewPDP(authz.PDPConfig{Keys: n.table, Auth: auth, Metadata: authz.NewMetadata(b.db, keptMetadata), Grants: n.subjects, Properties: n.entities,
 		MaxStaleness: cmd.MaxStaleness, Concurrency: atOnce(cmd.PolicyConcurrency)})
 	n.register(auth)
 	cfg := server.Config{
@@ -279,6 +286,7 @@ func openNode(ctx context.Context, cmd *ServeCmd, with nodeConfig) (*node, error
 		Bundles:   n.bundles, BundleSigner: signer,
 		Root:      b.root,
 		Directory: authz.NewDirectory(b.db, n.entities, int64(cmd.MaxDirectory)<<20),
+		Granter:   authz.NewGranter(authz.GranterConfig{Record: b.db, Table: n.table, Parser: parser, Subjects: n.subjects}),
 		Searcher:  authz.NewSearcher(b.db, pdp),
 		PDP:       pdp,
 		Table:     n.table, Parser: parser, Record: b.db, Events: b.db, Refusals: n.refusals, Ready: n.ready,
@@ -299,10 +307,34 @@ func openNode(ctx context.Context, cmd *ServeCmd, with nodeConfig) (*node, error
 	return n, nil
 }
 
+// What a look-up of grants may take, and how long it is kept that there is no
+// such subject.
+const (
+	grantWait    = time.Second
+	grantMissing = time.Second
+)
+
+// subjectGrants keeps about so many bytes of grants of subjects that are not
+// access keys; what is not kept is read from the database.
+func (n *node) subjectGrants(most, epoch int64) *cache.Subjects {
+	now := func() latchkey.Instant { return latchkey.InstantOf(n.now()) }
+	return cache.NewSubjects(cache.NewRecords(cache.RecordsConfig{
+		MaxBytes: most, Sources: []cache.Source{&cache.SubjectSource{Record: n.db, Epoch: epoch, Now: now}},
+		Decode: func(rec *feed.Record) (any, int, error) { return cache.DecodeSubject(n.parser, rec) },
+		Wait:   grantWait, Missing: grantMissing, Now: now,
+	}), n.db, epoch)
+}
+
 // load fills memory with what decisions need.
 func (n *node) load(ctx context.Context) error {
 	atStart := debug.SetGCPercent(400) // loading makes much that lives, and little garbage
 	if err := n.db.Load(ctx, n.table, n.parser, n.peppers); err != nil {
+		return err
+	}
+	if err := n.subjects.Start(ctx); err != nil {
+		return err
+	}
+	if err := authz.LoadGrants(ctx, n.db, n.table, n.parser, latchkey.InstantOf(n.now())); err != nil {
 		return err
 	}
 	if err := authz.LoadProperties(ctx, n.db, n.entities); err != nil {

@@ -42,6 +42,7 @@ type ServeCmd struct {
 	Pprof             bool          `help:"Serve /debug/pprof on the private address." env:"LATCHKEY_PPROF"`
 	KeyMode           string        `help:"What new access keys are marked with: ${enum}." enum:"live,test" default:"live" env:"LATCHKEY_KEY_MODE"`
 	MaxDirectory      int           `help:"MiB of memory that the properties of a customer's subjects and resources may take." default:"256" env:"LATCHKEY_MAX_DIRECTORY"`
+	GrantCache        int           `help:"MiB of memory for the grants of subjects that are not access keys; what is not there is read from the database." default:"64" env:"LATCHKEY_GRANT_CACHE"`
 	MaxActiveKeys     int           `help:"Active access keys that a customer may have, unless the customer says otherwise." default:"10" env:"LATCHKEY_MAX_ACTIVE_KEYS"`
 	MaxStaleness      time.Duration `help:"Longest time that an answer may be reused (context.expires_at)." default:"30s" env:"LATCHKEY_MAX_STALENESS"`
 	PolicyConcurrency int           `help:"Evaluations of one customer's policies at the same time; 0 is half of the processors, at least one." default:"0" env:"LATCHKEY_POLICY_CONCURRENCY"`
@@ -78,6 +79,8 @@ func (cmd *ServeCmd) validate() error {
 		return usage("--database-connections: want 0, or at least 2")
 	case cmd.MaxDirectory < 1 || cmd.MaxDirectory > 1<<20:
 		return usage("--max-directory: want 1 to 1048576 MiB")
+	case cmd.GrantCache < 1 || cmd.GrantCache > 1<<20:
+		return usage("--grant-cache: want 1 to 1048576 MiB")
 	case cmd.MaxActiveKeys < 1:
 		return usage("--max-active-keys: want at least 1")
 	case cmd.MaxStaleness < 0 || cmd.MaxStaleness > time.Hour:

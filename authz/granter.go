@@ -1,0 +1,299 @@
+package authz
+
+import (
+	"context"
+	"slices"
+	"strings"
+
+	"github.com/google/uuid"
+
+	"github.com/latchkey-dev/latchkey"
+	"github.com/latchkey-dev/latchkey/audit"
+	"github.com/latchkey-dev/latchkey/scopes"
+)
+
+// MaxGrants is how many grants that have not ended a subject may hold.
+const MaxGrants = 1000
+
+// Granter makes, shows and ends grants. Safe for concurrent use.
+type Granter struct {
+	cfg GranterConfig
+}
+
+// GranterConfig are the collaborators of a Granter; all are required.
+type GranterConfig struct {
+	Record Record
+	Table  KeyTable
+	Parser *scopes.Parser
+	// Subjects are the grants of subjects that are not access keys, as far as
+	// they are in memory.
+	Subjects GrantCache
+}
+
+// GrantCache keeps grants of subjects that are not access keys in memory.
+// Implemented by cache.Subjects.
+type GrantCache interface {
+	GrantSource
+	// Reach takes in the customer's changes up to the given one: from its return
+	// on nothing that they made out of date is found. Where they cannot be read,
+	// all that is kept of the customer's subjects is dropped.
+	Reach(ctx context.Context, customer string, seq int64)
+}
+
+// NewGranter makes the service.
+func NewGranter(cfg GranterConfig) *Granter { return &Granter{cfg: cfg} }
+
+var errGrantNotFound = latchkey.Errorf(latchkey.NotFound, "grant_not_found", "there is no such grant")
+
+// May allows root and keys with the scope access_requests_manage.
+func (*Granter) May(c *Caller) error {
+	if c.IsRoot() || c.Scopes().Has(scopes.AccessRequestsManage) {
+		return nil
+	}
+	return latchkey.Errorf(latchkey.Forbidden, "scope_missing", "the key lacks the scope access_requests_manage")
+}
+
+// NotToOneself refuses a caller who would decide about a right of its own,
+// whether it grants or approves: none of the subjects may be the caller. It is
+// the one rule against self-approval; every path by which somebody comes by a
+// right asks it, with all the subjects that would have it. An access key is
+// named by its id here, never by a handle.
+func NotToOneself(c *Caller, subjects ...EntityRef) error {
+	for _, s := range subjects {
+		if c.Key != nil && s.Type == SubjectAccessKey && s.ID == c.Key.ID.String() {
+			return latchkey.Errorf(latchkey.Forbidden, "self_approval_forbidden", "nobody grants to themselves: somebody else must")
+		}
+	}
+	return nil
+}
+
+// Create makes a grant. An access key that it is for must be one of the
+// customer's that is in force; MaxGrants a subject are a Conflict.
+func (g *Granter) Create(ctx context.Context, call Call, in NewGrant) (GrantRecord, error) {
+	if err := g.May(&call.Caller); err != nil {
+		return GrantRecord{}, err
+	}
+	named := in.Subject.ID
+	if in.Subject.Type == SubjectAccessKey {
+		var err error
+		if in.Subject.ID, err = g.keyNamed(ctx, call.Customer.ID, named); err != nil {
+			return GrantRecord{}, err
+		}
+	}
+	if err := NotToOneself(&call.Caller, in.Subject); err != nil {
+		return GrantRecord{}, err
+	}
+	actor := call.Actor()
+	made := GrantRecord{
+		ID: uuid.NewString(), Customer: call.Customer.ID, Subject: in.Subject, Entries: in.Entries, Reason: in.Reason,
+		NotBefore: in.NotBefore, ExpiresAt: in.ExpiresAt, RevokedAt: latchkey.Never, CreatedAt: call.Now,
+		Author: audit.Actor{Type: actor.Type, ID: actor.ID},
+	}
+	err := g.change(ctx, call, func() any { return made }, func(tx Tx) (EntityRef, audit.Draft, error) {
+		if made.Subject.Type == SubjectAccessKey {
+			if err := g.inForce(ctx, tx, made.Subject.ID, named, call.Now); err != nil {
+				return made.Subject, audit.Draft{}, err
+			}
+		}
+		n, err := tx.CountLiveGrants(ctx, made.Subject, call.Now)
+		if err != nil {
+			return made.Subject, audit.Draft{}, err
+		}
+		if n >= MaxGrants {
+			return made.Subject, audit.Draft{}, latchkey.Errorf(latchkey.Conflict, "too_many_grants", "the subject already holds %d grants; wait for some to end, or revoke them", n)
+		}
+		made.Version = tx.Seq()
+		if err := tx.InsertGrant(ctx, made); err != nil {
+			return made.Subject, audit.Draft{}, err
+		}
+		d := call.draft("grant.create", made.resource())
+		d.Changes = made.changes()
+		return made.Subject, d, nil
+	})
+	return made, err
+}
+
+// keyNamed finds the id of the access key that a subject names by its id or by
+// a handle.
+func (g *Granter) keyNamed(ctx context.Context, customer, name string) (string, error) {
+	if _, ok := ParseKeyID(name); ok {
+		return name, nil
+	}
+	if strings.HasPrefix(name, "lkr1_") {
+		return "", errSubjectNotAllowed()
+	}
+	kid, _, ok := parseHandle(name)
+	if !ok {
+		return "", errKeyNotFound
+	}
+	id, found, err := g.cfg.Record.KeyOfKid(ctx, customer, kid)
+	if err == nil && !found {
+		err = errKeyNotFound
+	}
+	return id.String(), err
+}
+
+func errSubjectNotAllowed() error {
+	return entityFault("/subject/id", "subject_not_allowed", "the root key and keys of sidecars are never subjects of a decision")
+}
+
+// inForce refuses a key that could not use a grant, and a name of it, an id or
+// a handle, that names nothing in a decision.
+func (g *Granter) inForce(ctx context.Context, tx Tx, id, named string, now latchkey.Instant) error {
+	keyID, _ := ParseKeyID(id)
+	key, secrets, err := tx.KeySecrets(ctx, keyID)
+	if err != nil {
+		return err
+	}
+	if kid, test, ok := parseHandle(named); ok && !slices.ContainsFunc(secrets, func(s KeySecret) bool {
+		return s.Kid == kid && (s.Mode == Test) == test && now < s.EndsAt
+	}) {
+		return errKeyNotFound
+	}
+	set, err := g.cfg.Parser.Load(key.Scopes)
+	switch {
+	case err != nil:
+		return err
+	case set.Has(scopes.Sidecar):
+		return errSubjectNotAllowed()
+	case key.RevokedAt != latchkey.Never:
+		return latchkey.Errorf(latchkey.Conflict, "already_revoked", "the key was revoked at %s", key.RevokedAt)
+	case now >= key.ExpiresAt:
+		return latchkey.Errorf(latchkey.Conflict, "already_expired", "the key expired at %s", key.ExpiresAt)
+	}
+	return nil
+}
+
+// Get returns one grant.
+func (g *Granter) Get(ctx context.Context, call Call, id string) (GrantRecord, error) {
+	if err := g.May(&call.Caller); err != nil {
+		return GrantRecord{}, err
+	}
+	if !isGrantID(id) {
+		return GrantRecord{}, errGrantNotFound
+	}
+	return g.cfg.Record.Grant(ctx, call.Customer.ID, id)
+}
+
+// List returns a page of grants, newest first. An access key may be named by a
+// handle; a name that is no key's finds nothing.
+func (g *Granter) List(ctx context.Context, call Call, q GrantQuery) ([]GrantRecord, error) {
+	if err := g.May(&call.Caller); err != nil {
+		return nil, err
+	}
+	q.Customer, q.Now = call.Customer.ID, call.Now
+	if q.Subject.Type == SubjectAccessKey && q.Subject.ID != "" {
+		id, err := g.keyNamed(ctx, q.Customer, q.Subject.ID)
+		switch latchkey.KindOf(err) {
+		case latchkey.NotFound, latchkey.Invalid:
+			return nil, nil
+		}
+		if err != nil {
+			return nil, err
+		}
+		q.Subject.ID = id
+	}
+	return g.cfg.Record.Grants(ctx, q)
+}
+
+// Revoke ends a grant, and returns it with the sequence number of the change.
+// From its return on no decision of this process that starts later rests on it.
+// One that has ended already is a Conflict.
+func (g *Granter) Revoke(ctx context.Context, call Call, id string) (revoked GrantRecord, err error) {
+	if err := g.May(&call.Caller); err != nil {
+		return revoked, err
+	}
+	if !isGrantID(id) {
+		return revoked, errGrantNotFound
+	}
+	err = g.change(ctx, call, nil, func(tx Tx) (EntityRef, audit.Draft, error) {
+		if revoked, err = tx.Grant(ctx, id); err != nil {
+			return EntityRef{}, audit.Draft{}, err
+		}
+		if revoked.Status(call.Now) == GrantEnded {
+			return revoked.Subject, audit.Draft{}, latchkey.Errorf(latchkey.Conflict, "already_ended", "the grant ended at %s", revoked.EndsAt())
+		}
+		if err := tx.RevokeGrant(ctx, revoked, call.Now); err != nil {
+			return revoked.Subject, audit.Draft{}, err
+		}
+		revoked.RevokedAt, revoked.Version = call.Now, tx.Seq()
+		d := call.draft("grant.revoke", revoked.resource())
+		d.Changes = changes("subject_type", revoked.Subject.Type, "subject_id", revoked.Subject.ID)
+		return revoked.Subject, d, nil
+	})
+	return revoked, err
+}
+
+// change makes one change to the grants of a subject, and then the same in
+// memory. What memory needs is read before the commit: after it nothing can fail.
+func (g *Granter) change(ctx context.Context, call Call, reply func() any, do func(Tx) (EntityRef, audit.Draft, error)) error {
+	var subject EntityRef
+	var grants *Grants
+	err := g.cfg.Record.Change(ctx, call.change(reply), func(tx Tx) (draft audit.Draft, err error) {
+		if subject, draft, err = do(tx); err != nil {
+			return draft, err
+		}
+		list, err := tx.SubjectGrants(ctx, subject, call.Now)
+		if err != nil {
+			return draft, err
+		}
+		bodies, _ := GrantBodies(list)
+		grants, err = NewGrants(g.cfg.Parser, bodies, tx.Seq())
+		return draft, err
+	})
+	if err == nil {
+		g.apply(ctx, call.Customer, subject, grants)
+	}
+	return err
+}
+
+// Apply takes in that the grants of a subject have changed, by another process,
+// in the customer's change with the given number. On an error nothing is known
+// of it.
+func (g *Granter) Apply(ctx context.Context, c *Customer, subject EntityRef, seq int64, now latchkey.Instant) error {
+	grants := &Grants{Version: seq}
+	if subject.Type == SubjectAccessKey {
+		list, asOf, err := g.cfg.Record.SubjectGrants(ctx, c.ID, subject, now)
+		if err != nil {
+			return err
+		}
+		bodies, _ := GrantBodies(list)
+		if grants, err = NewGrants(g.cfg.Parser, bodies, asOf); err != nil {
+			return err
+		}
+	}
+	g.apply(ctx, c, subject, grants)
+	return nil
+}
+
+// apply makes memory as new as the given grants; those of any other subject
+// than an access key are read when they are asked for.
+func (g *Granter) apply(ctx context.Context, c *Customer, subject EntityRef, grants *Grants) {
+	if subject.Type != SubjectAccessKey {
+		c.ExpectGrants()
+		g.cfg.Subjects.Reach(ctx, c.ID, grants.Version)
+		return
+	}
+	id, _ := ParseKeyID(subject.ID)
+	if key := g.cfg.Table.Key(id); key != nil { // else it is read with its grants
+		key.SetGrants(grants)
+	}
+}
+
+// isGrantID takes the canonical form alone, so that an id has one spelling.
+func isGrantID(id string) bool {
+	_, ok := ParseKeyID(id)
+	return ok
+}
+
+func (g *GrantRecord) resource() audit.Resource {
+	return audit.Resource{Type: "grant", Name: g.Subject.Type + ":" + g.Subject.ID, ID: g.ID}
+}
+
+func (g *GrantRecord) changes() string {
+	c := changes("subject_type", g.Subject.Type, "subject_id", g.Subject.ID, "reason", g.Reason)
+	b := append([]byte(c[:len(c)-1]), `,"entries":`...)
+	b = append(append(b, g.Entries...), `,"not_before":`...)
+	b = append(append(b, instantJSON(g.NotBefore)...), `,"expires_at":`...)
+	return string(append(append(b, instantJSON(g.ExpiresAt)...), '}'))
+}
