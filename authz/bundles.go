@@ -26,6 +26,21 @@ func MayReadBundle(c *Caller, customer string) error {
 	return nil
 }
 
+// MayFollow refuses a caller that may not follow a customer as a sidecar does:
+// it needs the scope sidecar, and is the customer's own. What a sidecar decides
+// by, the bundle in latchkey's profile too, is part of that.
+func MayFollow(c *Caller, customer string) error {
+	switch {
+	case c.IsRoot():
+		return nil
+	case !c.Scopes().Has(scopes.Sidecar):
+		return latchkey.Errorf(latchkey.Forbidden, "scope_missing", "the key lacks the scope sidecar")
+	case c.Customer == nil || c.Customer.ID != customer:
+		return latchkey.Errorf(latchkey.Forbidden, "wrong_customer", "the key belongs to another customer")
+	}
+	return nil
+}
+
 // notActive is the default policy of a customer whose bundle has not come into
 // force yet. There is none of that name, so every question is denied.
 const notActive = "bundle.not_active"

@@ -53,6 +53,9 @@ type PulledBundles interface {
 
 func mayReadBundle(c *authz.Caller, file string) error {
 	customer, _ := strings.CutSuffix(file, ".tar.gz")
+	if authz.MayFollow(c, customer) == nil { // in a form of its own, which getBundle sees to
+		return nil
+	}
 	return authz.MayReadBundle(c, customer)
 }
 
@@ -90,6 +93,11 @@ func (s *Server) getBundle(r *request) error {
 	}
 	prefers, wait := r.bundlePreference()
 	name, ok := strings.CutSuffix(r.param("name"), ".tar.gz")
+	if profile != bundle.ProfileLatchkey {
+		if err := authz.MayReadBundle(&r.caller, name); err != nil {
+			return err
+		}
+	}
 	customer := s.cfg.Table.Customer(name)
 	if !ok || customer.Deleted() {
 		return latchkey.Errorf(latchkey.NotFound, "bundle_not_found", "there is no such bundle: want a customer's id and .tar.gz")
@@ -145,37 +153,28 @@ func (r *request) bundlePreference() (prefers bool, wait time.Duration) {
 
 // awaitBundle returns the bundle in force, once it is another than the client
 // has or the wait is over.
-func (s *Server) awaitBundle(r *request, c *authz.Customer, profile bundle.Profile, signed bool, cond *authz.Conditions, wait time.Duration) (*bundle.Built, error) {
-	var over, gone <-chan time.Time
+func (s *Server) awaitBundle(r *request, c *authz.Customer, profile bundle.Profile, signed bool, cond *authz.Conditions, most time.Duration) (*bundle.Built, error) {
+	var waits *wait
 	for {
 		changed := c.Policies.Changed() // before the snapshot
 		built, err := s.bundles.get(c.ID, c.Policies.Snapshot(), profile, signed)
-		if err != nil || wait == 0 || cond.Changed(built.ETag) || cond.Match.Given {
+		if err != nil || most == 0 || cond.Changed(built.ETag) || cond.Match.Given {
 			return built, err
 		}
-		if over == nil {
-			if !s.bundles.begin(c.ID) {
-				return nil, latchkey.Errorf(latchkey.TooManyRequests, "too_many_waiting", "%d clients of a customer wait at a time, and %d in all; try again later", maxCustomerWaiters, maxWaiters)
+		if waits == nil {
+			if waits = r.wait(s.bundles.waiters, c.ID, most); waits == nil {
+				return nil, s.bundles.waiters.errFull()
 			}
-			defer s.bundles.end(c.ID)
-			timer, ticker := time.NewTimer(wait), time.NewTicker(goneCheck)
-			defer timer.Stop()
-			defer ticker.Stop()
-			over, gone = timer.C, ticker.C
+			defer waits.end()
 		}
-		select {
-		case <-changed:
-		case <-over:
+		if waits.until(changed, nil) != byChange {
 			return built, nil
-		case <-s.stopping:
-			return built, nil
-		case <-gone:
-			if hungUp(r.c.Context().Conn()) {
-				return built, nil
-			}
 		}
 		// What held at the beginning may not hold any more.
-		if c.Deleted() || !r.caller.IsRoot() && r.caller.Key.Status(latchkey.InstantOf(s.cfg.Now())) != authz.Active {
+		if err := r.authenticateAgain(); err != nil {
+			return nil, err
+		}
+		if c.Deleted() {
 			return nil, authz.ErrUnauthenticated()
 		}
 	}
@@ -219,11 +218,11 @@ type bundles struct {
 	building chan struct{} // bounds how many are built at a time
 	flights  singleflight.Group
 
-	mu         sync.Mutex
-	kept       []keptBundle // the one used last at the end
-	bytes      int
-	waiters    int
-	byCustomer map[string]int
+	waiters *waiters
+
+	mu    sync.Mutex
+	kept  []keptBundle // the one used last at the end
+	bytes int
 }
 
 type keptBundle struct {
@@ -245,7 +244,7 @@ func (k bundleKey) String() string {
 }
 
 func newBundles(signer *bundle.Signer) *bundles {
-	return &bundles{signer: signer, building: make(chan struct{}, max(1, runtime.GOMAXPROCS(0)/2)), byCustomer: map[string]int{}}
+	return &bundles{signer: signer, building: make(chan struct{}, max(1, runtime.GOMAXPROCS(0)/2)), waiters: newWaiters(maxWaiters, maxCustomerWaiters)}
 }
 
 func (b *bundles) get(customer string, s *policies.Snapshot, profile bundle.Profile, signed bool) (*bundle.Built, error) {
@@ -322,31 +321,4 @@ func bundleInput(customer string, s *policies.Snapshot) bundle.Input {
 		in.Sets = append(in.Sets, bundle.SetInput{Name: name, EntityType: string(set.Type), Version: set.Version, Values: set.Values})
 	}
 	return in
-}
-
-func (b *bundles) begin(customer string) bool {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	if b.waiters >= maxWaiters || b.byCustomer[customer] >= maxCustomerWaiters {
-		return false
-	}
-	b.waiters++
-	b.byCustomer[customer]++
-	return true
-}
-
-func (b *bundles) end(customer string) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	b.waiters--
-	if b.byCustomer[customer]--; b.byCustomer[customer] == 0 {
-		delete(b.byCustomer, customer)
-	}
-}
-
-// waiting is how many clients wait.
-func (b *bundles) waiting() int {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.waiters
 }

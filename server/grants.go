@@ -116,16 +116,7 @@ func (s *Server) revokeGrant(r *request) error {
 	if err != nil {
 		return err
 	}
-	if !prefer.representation && !prefer.wait {
-		r.c.Status(http.StatusNoContent)
-		return nil
-	}
-	r.c.Set("Preference-Applied", prefer.applied)
-	r.out = appendGrant(r.out[:0], &g, r.now)
-	if prefer.wait {
-		r.appendApplied(g.Version)
-	}
-	return r.json(http.StatusOK)
+	return r.changed(&prefer, g.Version, func(b []byte) []byte { return appendGrant(b, &g, r.now) })
 }
 
 // appendGrant appends a grant, with what has become of it at now.

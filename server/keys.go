@@ -210,31 +210,13 @@ func (s *Server) revokeKey(r *request) error {
 	if err != nil {
 		return err
 	}
-	if !prefer.representation && !prefer.wait {
-		r.c.Status(http.StatusNoContent)
-		return nil
-	}
-	r.c.Set("Preference-Applied", prefer.applied)
-	r.out = appendKey(r.out[:0], &k, "")
-	if prefer.wait {
-		r.appendApplied(seq)
-	}
-	return r.json(http.StatusOK)
-}
-
-// appendApplied adds to the object in r.out which nodes have applied a change,
-// and which have not: this process is the only one, and it has.
-func (r *request) appendApplied(seq int64) {
-	b := append(r.out[:len(r.out)-1], `,"applied":[{"node":`...)
-	b = strictjson.AppendString(b, r.s.cfg.NodeID)
-	b = append(b, `,"seq":`...)
-	b = strconv.AppendInt(b, seq, 10)
-	r.out = append(b, `}],"pending":[]}`...)
+	return r.changed(&prefer, seq, func(b []byte) []byte { return appendKey(b, &k, "") })
 }
 
 // preferences are what Prefer asks for (RFC 7240).
 type preferences struct {
 	representation, wait bool
+	waits                time.Duration // with wait
 	applied              string
 }
 
@@ -253,7 +235,7 @@ func (r *request) preferences() (p preferences, err error) {
 				if err != nil || n < 0 || n > maxWait {
 					return p, faultAt("header:Prefer", "invalid_preference", "wait is 0 to 60 seconds")
 				}
-				p.wait = true
+				p.wait, p.waits = true, time.Duration(n)*time.Second
 			default: // unknown preferences are ignored, as RFC 7240 says
 				continue
 			}

@@ -214,6 +214,17 @@ func (r *request) authenticate() error {
 	return r.chooseCustomer()
 }
 
+// authenticateAgain refuses a caller whose credential has ended since the
+// request began.
+func (r *request) authenticateAgain() error {
+	value := r.head.authorization[len(bearer):]
+	_, proven, err := r.s.cfg.Authenticator.Authenticate(value, latchkey.InstantOf(r.s.cfg.Now()), r.source())
+	if proven && err != nil {
+		r.ended = value
+	}
+	return err
+}
+
 // failed counts a failed authentication against its source.
 func (r *request) failed(err error) error {
 	r.s.metrics.authFailures.Inc()

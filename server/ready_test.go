@@ -16,12 +16,14 @@ func TestReady_DeniesUntilThen(t *testing.T) {
 	var waiting atomic.Pointer[string]
 	text := "records are being loaded"
 	waiting.Store(&text)
-	a := start(t, func(o *options) { o.config.Ready = func(latchkey.Instant) server.Readiness {
-		if text := *waiting.Load(); text != "" {
-			return server.Readiness{Code: authz.NotReady, Detail: text}
+	a := start(t, func(o *options) {
+		o.config.Ready = func(latchkey.Instant) server.Readiness {
+			if text := *waiting.Load(); text != "" {
+				return server.Readiness{Code: authz.NotReady, Detail: text}
+			}
+			return server.Readiness{}
 		}
-		return server.Readiness{}
-	} })
+	})
 	const body = `{"subject":{"type":"access_key","id":"x"},"action":{"name":"read"},"resource":{"type":"policies","id":"x"}}`
 	for _, path := range []string{"/decision", "/decision/main", "/access/v1/evaluation"} {
 		for _, key := range []string{a.root, "", "nonsense"} {

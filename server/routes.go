@@ -59,6 +59,13 @@ func (s *Server) routes() {
 		{method: http.MethodGet, path: "/v1/bundles", may: mayListBundles, handle: s.listBundles},
 		{method: http.MethodGet, path: "/v1/bundles/:name", query: true, system: true, may: anyone, named: mayReadBundle, handle: s.getBundle},
 
+		{method: http.MethodGet, path: "/v1/sidecar/verification_keys", action: "sidecar.read", may: mayFollow, handle: s.sidecarKeys},
+		{method: http.MethodGet, path: "/v1/sidecar/keys", action: "sidecar.read", query: true, may: mayFollow, handle: s.sidecarKey},
+		{method: http.MethodGet, path: "/v1/sidecar/subjects", action: "sidecar.read", query: true, may: mayFollow, handle: s.sidecarSubject},
+		{method: http.MethodGet, path: "/v1/sidecar/resources", action: "sidecar.read", query: true, may: mayFollow, handle: s.sidecarResource},
+		{method: http.MethodGet, path: "/v1/sidecar/feed", action: "sidecar.read", query: true, may: mayFollow, handle: s.sidecarFeed},
+		{method: http.MethodGet, path: "/v1/nodes", action: "node.read", query: true, system: true, may: mayRoot, handle: s.listNodes},
+
 		{method: http.MethodPost, path: "/v1/customers", system: true, body: jsonBody, may: s.cfg.Customers.May, handle: s.createCustomer},
 		{method: http.MethodGet, path: "/v1/customers", query: true, system: true, may: s.cfg.Customers.May, handle: s.listCustomers},
 		{method: http.MethodGet, path: "/v1/customers/:id", system: true, may: s.cfg.Customers.May, handle: s.getCustomer},

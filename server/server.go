@@ -49,6 +49,14 @@ type Config struct {
 	Log           *slog.Logger
 	Registry      *prometheus.Registry
 	Now           func() time.Time
+	// Feed is what sidecars follow, and Nodes which they are.
+	Feed  *authz.Feed
+	Nodes *authz.Nodes
+	// Filler takes the records that sidecars asked for; nil for nobody.
+	Filler Filler
+	// MaxStaleness is what sidecars are told of how long a node may be without
+	// word. Default 30 s.
+	MaxStaleness time.Duration
 	// Bundles are those that customers' policies come from; nil for none.
 	Bundles PulledBundles
 	// BundleSigner signs the bundles that the server offers; without it only
@@ -117,6 +125,8 @@ type Server struct {
 	exports      exports
 	pages        cipher.AEAD // seals the tokens of pages
 	bundles      *bundles
+	feedWaiters  *waiters
+	fills        fills
 	stopping     chan struct{} // closed when requests that wait must end
 	stop         sync.Once
 	pool         sync.Pool // *request
@@ -126,6 +136,7 @@ type Server struct {
 func New(cfg Config) *Server {
 	orDefault(&cfg.TooManyKeysStatus, fiber.StatusInternalServerError)
 	orDefault(&cfg.AuthFailureRate, 10)
+	orDefault(&cfg.MaxStaleness, 30*time.Second)
 	orDefault(&cfg.ReadTimeout, 10*time.Second)
 	orDefault(&cfg.WriteTimeout, 10*time.Second)
 	orDefault(&cfg.IdleTimeout, 60*time.Second)
@@ -137,10 +148,13 @@ func New(cfg Config) *Server {
 		verify:       make(chan struct{}, 1),
 		pages:        pageSealer(cfg.SealKey),
 		bundles:      newBundles(cfg.BundleSigner),
+		feedWaiters:  newWaiters(maxFeedWaiters, maxCustomerFeedWaiters),
+		fills:        fills{to: cfg.Filler, places: make(chan struct{}, maxFills)},
 		stopping:     make(chan struct{}),
 	}
 	cfg.Registry.MustRegister(prometheus.NewGaugeFunc(prometheus.GaugeOpts{
-		Name: "latchkey_bundle_waiting", Help: "Clients that wait for a bundle to change."}, func() float64 { return float64(s.bundles.waiting()) }))
+		Name: "latchkey_bundle_waiting", Help: "Clients that wait for a bundle to change."}, func() float64 { return float64(s.bundles.waiters.waiting()) }))
+	s.registerFeed(cfg.Registry)
 	s.pool.New = func() any { return &request{s: s} }
 	s.checks.New = func() any { return &checking{s: s} }
 	s.app = s.newApp()
@@ -207,6 +221,7 @@ func (s *Server) timed(ln net.Listener) net.Listener {
 // ctx ends.
 func (s *Server) Shutdown(ctx context.Context) error {
 	s.stop.Do(func() { close(s.stopping) })
+	defer s.fills.running.Wait()
 	return errors.Join(s.app.ShutdownWithContext(ctx), s.bound.shutdown(ctx))
 }
 

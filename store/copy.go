@@ -19,7 +19,7 @@ var tables = []string{
 	"access_keys", "access_key_metadata", "access_key_secrets",
 	"policies", "policy_versions", "sets", "set_values",
 	"subjects", "resources", "resource_labels", "resource_types",
-	"grants", "audit_events", "audit_heads", "feed", "replies",
+	"grants", "audit_events", "audit_heads", "feed", "nodes", "replies",
 }
 
 // Copied is what a copy holds.

@@ -1,0 +1,106 @@
+package server
+
+import (
+	"sync"
+	"time"
+
+	"github.com/latchkey-dev/latchkey"
+)
+
+// waiters bounds how many clients wait at a time: in the process, and of one
+// customer. Each holds a connection.
+type waiters struct {
+	most, mostOfCustomer int
+
+	mu         sync.Mutex
+	all        int
+	byCustomer map[string]int
+}
+
+func newWaiters(most, ofCustomer int) *waiters {
+	return &waiters{most: most, mostOfCustomer: ofCustomer, byCustomer: map[string]int{}}
+}
+
+// begin takes a place, for which end is called; false where there is none.
+func (w *waiters) begin(customer string) bool {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.all >= w.most || w.byCustomer[customer] >= w.mostOfCustomer {
+		return false
+	}
+	w.all++
+	w.byCustomer[customer]++
+	return true
+}
+
+func (w *waiters) end(customer string) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.all--
+	if w.byCustomer[customer]--; w.byCustomer[customer] == 0 {
+		delete(w.byCustomer, customer)
+	}
+}
+
+// waiting is how many clients wait.
+func (w *waiters) waiting() int {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.all
+}
+
+func (w *waiters) errFull() error {
+	return latchkey.Errorf(latchkey.TooManyRequests, "too_many_waiting", "%d clients of a customer wait at a time, and %d in all; try again later", w.mostOfCustomer, w.most)
+}
+
+// wait is one client's, with a place among the waiters.
+type wait struct {
+	r        *request
+	w        *waiters
+	customer string
+	over     *time.Timer
+	gone     *time.Ticker
+}
+
+// woken tells what ended a wait.
+type woken uint8
+
+const (
+	byChange woken = iota // or perhaps a change
+	byEnd                 // the time is over, or the server stops
+	byClient              // it has gone
+)
+
+// wait begins one, nil where there is no place for it. It is ended by end.
+func (r *request) wait(w *waiters, customer string, most time.Duration) *wait {
+	if !w.begin(customer) {
+		return nil
+	}
+	return &wait{r: r, w: w, customer: customer, over: time.NewTimer(most), gone: time.NewTicker(goneCheck)}
+}
+
+// until waits for changed, or for also, which may be nil.
+func (w *wait) until(changed <-chan struct{}, also <-chan time.Time) woken {
+	for {
+		select {
+		case <-changed:
+			return byChange
+		case <-also:
+			return byChange
+		case <-w.over.C:
+			return byEnd
+		case <-w.r.s.stopping:
+			return byEnd
+		case <-w.gone.C:
+			if hungUp(w.r.c.Context().Conn()) {
+				return byClient
+			}
+		}
+	}
+}
+
+func (w *wait) end() {
+	w.over.Stop()
+	w.gone.Stop()
+	w.w.end(w.customer)
+}
