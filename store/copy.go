@@ -126,7 +126,7 @@ func empty(ctx context.Context, tx *sql.Tx) error {
 			query = `SELECT count(*) FROM customers WHERE id <> '` + audit.SystemChain + `' OR seq <> 0`
 		}
 		var n int
-		if err := tx.QueryRowContext(ctx, query).Scan(&n); err != nil { //nolint:gosec // names of our own
+		if err := tx.QueryRowContext(ctx, query).Scan(&n); err != nil {
 			return refine(err)
 		}
 		if n > 0 {
@@ -153,14 +153,14 @@ func copyTable(ctx context.Context, source, target *sql.Tx, conn *sql.Conn, tabl
 		_, err := driver.(*stdlib.Conn).Conn().CopyFrom(ctx, pgx.Identifier{table}, columns, &rowSource{Rows: rows, columns: len(columns)})
 		return err
 	})
-	if err != nil {
+	if err := errors.Join(err, rows.Err()); err != nil {
 		return 0, err
 	}
 	var has, want int64
-	if err := source.QueryRowContext(ctx, `SELECT count(*) FROM `+table).Scan(&want); err != nil { //nolint:gosec // as above
+	if err := source.QueryRowContext(ctx, `SELECT count(*) FROM `+table).Scan(&want); err != nil {
 		return 0, err
 	}
-	if err := target.QueryRowContext(ctx, `SELECT count(*) FROM `+table).Scan(&has); err != nil { //nolint:gosec // as above
+	if err := target.QueryRowContext(ctx, `SELECT count(*) FROM `+table).Scan(&has); err != nil {
 		return 0, err
 	}
 	if has != want {

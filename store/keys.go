@@ -280,6 +280,6 @@ func (db *DB) writeUses(ctx context.Context, uses []authz.Use) error {
 		b.WriteByte(')')
 	}
 	b.WriteString(`) AS v WHERE access_keys.id = v.column1 AND (access_keys.last_used_at < v.column2 OR access_keys.last_used_at = $1)`)
-	_, err := db.write.ExecContext(ctx, b.String(), args...) //nolint:gosec // what is put together is written above; values are parameters
+	_, err := db.write.ExecContext(ctx, b.String(), args...)
 	return err
 }

@@ -97,7 +97,11 @@ func openPostgres(cfg Config) (*DB, error) {
 	readOnly := map[string]string{"default_transaction_read_only": "on"}
 	db := &DB{engine: postgresEngine, read: pool(n-n/2, readOnly)}
 	if db.write = db.read; !cfg.ReadOnly {
-		db.write = pool(n/2, map[string]string{"statement_timeout": milliseconds(statementWait)})
+		var bounded map[string]string
+		if conn.RuntimeParams["statement_timeout"] == "" {
+			bounded = map[string]string{"statement_timeout": milliseconds(statementWait)}
+		}
+		db.write = pool(n/2, bounded)
 	}
 	// An index over much takes its time, and so does who migrates first.
 	db.engine.migrator = func() *sql.DB { return pool(2, map[string]string{"statement_timeout": "0"}) }

@@ -49,8 +49,8 @@ func TestChange_IsMadeAgainAfterADeadlock(t *testing.T) {
 		})
 	}
 	done.Wait()
-	if n := runs.Load(); n != 3 {
-		t.Errorf("they ran %d times, want 3: there was no deadlock to speak of", n)
+	if n := runs.Load(); n < 3 {
+		t.Errorf("they ran %d times, want 3 or more: there was no deadlock to speak of", n)
 	}
 	for chain, want := range map[string]int64{authz.DefaultCustomer: 3, "other": 1} {
 		if report, err := db.VerifyChain(ctx, chain); err != nil || !report.Holds || report.Events != want {

@@ -125,7 +125,7 @@ func (s *PostgresServer) start() (err error) {
 }
 
 func (s *PostgresServer) program(name string, args ...string) error {
-	cmd := exec.Command(filepath.Join(s.bin, name), args...)
+	cmd := exec.Command(filepath.Join(s.bin, name), args...) //nolint:gosec // PostgreSQL's own programs
 	cmd.Dir = s.dir
 	cmd.SysProcAttr = &syscall.SysProcAttr{Credential: s.as}
 	if out, err := cmd.CombinedOutput(); err != nil {
@@ -178,7 +178,8 @@ func SQL(t testing.TB, database, statement string) string {
 
 func psql(t testing.TB, s *PostgresServer, name, statement string) string {
 	t.Helper()
-	cmd := exec.Command(filepath.Join(s.bin, "psql"), "-h", s.dir, "-U", "postgres", "-X", "-A", "-t", "-q", "-v", "ON_ERROR_STOP=1", "-d", name, "-c", statement)
+	args := []string{"-h", s.dir, "-U", "postgres", "-X", "-A", "-t", "-q", "-v", "ON_ERROR_STOP=1", "-d", name, "-c", statement}
+	cmd := exec.Command(filepath.Join(s.bin, "psql"), args...) //nolint:gosec // as above
 	cmd.Dir = s.dir
 	cmd.SysProcAttr = &syscall.SysProcAttr{Credential: s.as}
 	out, err := cmd.CombinedOutput()

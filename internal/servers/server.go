@@ -47,7 +47,7 @@ cat >/dev/null; kill -"$END" $pid 2>/dev/null; wait $pid; [ -z "$REMOVE" ] || rm
 // goes with it.
 func run(as *syscall.Credential, log, end, remove string, args ...string) (*process, error) {
 	p := &process{done: make(chan struct{})}
-	p.shell = exec.Command("/bin/sh", append([]string{"-c", keeper, "keeper"}, args...)...)
+	p.shell = exec.Command("/bin/sh", append([]string{"-c", keeper, "keeper"}, args...)...) //nolint:gosec // the arguments are a test's own
 	p.shell.Dir = filepath.Dir(log)
 	p.shell.Env = append(os.Environ(), "LOG="+log, "END="+end, "REMOVE="+remove)
 	p.shell.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Credential: as} // a ^C is for the test, whose end it sees
