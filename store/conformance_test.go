@@ -174,6 +174,12 @@ func fill(t *testing.T, db *store.DB) {
 		c.DeletedAt, c.DefaultPolicy = start, "gone"
 		return tx.UpdateCustomer(ctx, c)
 	})
+	for _, seen := range []latchkey.Instant{start + 9, start + 5} { // the later one stays
+		nodes := []authz.Node{{Customer: authz.DefaultCustomer, ID: "é", Epoch: 1, Seq: int64(seen), SeenAt: seen}, {Customer: "Other", ID: "E", SeenAt: start}}
+		if err := db.WriteNodes(ctx, nodes); err != nil {
+			t.Fatal(err)
+		}
+	}
 	uses := []authz.Use{{Key: authz.KeyID(id("key b")), At: start + 5, Source: netip.MustParseAddr("192.0.2.1")}, {Key: authz.KeyID(id("key z")), At: start + 6}, {Key: authz.KeyID{1}, At: start}}
 	if err := db.WriteUses(ctx, uses, []authz.Rehash{{Kid: kid("b"), Digest: authz.Digest{0xee}, Pepper: "new"}, {Kid: kid("root"), Digest: authz.Digest{0xff}, Pepper: "new"}}); err != nil {
 		t.Fatal(err)
@@ -333,6 +339,14 @@ func record(t *testing.T, db *store.DB) map[string]any {
 	}
 	add("each subject", nil, db.EachSubject(ctx, func(c string, r authz.SubjectRecord) error { return collect("s")(c, r) }))
 	add("each resource", nil, db.EachResource(ctx, func(c string, r authz.ResourceRecord) error { return collect("r")(c, r) }))
+	for _, after := range []int64{0, 1 << 40} {
+		add(fmt.Sprint("since ", after), nil, db.EntitiesSince(ctx, authz.DefaultCustomer, after, func(r authz.SubjectRecord) error { return collect("s since")("", r) },
+			func(r authz.ResourceRecord) error { return collect("r since")("", r) }))
+	}
+	for _, customer := range []string{"", authz.DefaultCustomer, "OTHER"} {
+		nodes, err := db.Nodes(ctx, customer, start+1)
+		add("nodes "+customer, nodes, err)
+	}
 	add("each grant", nil, db.EachGrant(ctx, start+1, func(g authz.GrantRecord) error { return collect("g")(g.Customer, g) }))
 	slices.Sort(each)
 	all["each"] = each
