@@ -68,8 +68,13 @@ type Touched struct {
 	All     []feed.Kind // kinds of which so many were touched that Refs has none
 }
 
-// AllTouched is the detail that says so.
-const AllTouched = "all"
+// Details of what a change touched.
+const (
+	// AllTouched says that so many of a kind were touched that they are not listed.
+	AllTouched = "all"
+	// GrantsTouched says that it is a subject's grants.
+	GrantsTouched = "grants"
+)
 
 // FullKey is a key with its secrets, and its grants that have not ended.
 type FullKey struct {

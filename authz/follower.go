@@ -455,8 +455,11 @@ func (f *Follower) apply(ctx context.Context, c *followed, changes []Touched, ag
 		touched = map[feed.Ref]error{}
 	}
 	for _, t := range changes {
-		for _, ref := range t.Refs {
+		for i, ref := range t.Refs {
 			touched[ref] = nil
+			if ref.Kind == feed.Subject && t.Details[i] == GrantsTouched { // the rest is for whoever keeps grants
+				f.meet(c.id).ExpectGrants()
+			}
 		}
 		for _, kind := range t.All {
 			touched[feed.Ref{Kind: kind}] = nil
@@ -554,9 +557,11 @@ func (f *Follower) applyCustomer(ctx context.Context, c *followed, touched map[f
 				err = f.knowKey(ctx, customer, ref.ID)
 			}
 		case feed.Subject:
-			if all = all || ref.ID == ""; ref.ID != "" {
+			if ref.ID != "" {
 				subjects = append(subjects, EntityRef{ref.Type, ref.ID})
+				break
 			}
+			all, err = true, f.expectGrants(ctx, customer)
 		case feed.Resource:
 			if all = all || ref.ID == ""; ref.ID != "" {
 				resources = append(resources, EntityRef{ref.Type, ref.ID})
@@ -635,7 +640,22 @@ func (f *Follower) know(customer *Customer, k *FullKey) error {
 		}
 		f.cfg.Table.AddSecret(s.Kid, SecretState{Digest: s.Digest, Pepper: pepper, Foreign: !ok, Test: s.Mode == Test, EndsAt: s.EndsAt, Key: state})
 	}
+	bodies, _ := GrantBodies(k.Grants)
+	grants, err := NewGrants(f.cfg.Parser, bodies, k.AsOf)
+	if err != nil {
+		return err
+	}
+	state.SetGrants(grants)
 	return nil
+}
+
+// expectGrants finds out whether there may be grants of other subjects than keys.
+func (f *Follower) expectGrants(ctx context.Context, customer *Customer) error {
+	list, err := f.cfg.Record.Grants(ctx, GrantQuery{Customer: customer.ID, Status: GrantAll, Now: f.cfg.Now(), Limit: 1})
+	if len(list) > 0 {
+		customer.ExpectGrants()
+	}
+	return err
 }
 
 // knowCustomer takes in whether the customer has ended.
@@ -698,7 +718,7 @@ func (f *Follower) reload(ctx context.Context, c *followed, p Position) error {
 		if p.DeletedAt != latchkey.Never {
 			customer.Delete()
 		}
-		err = errors.Join(f.knowAll(ctx, customer), f.cfg.Directory.reload(ctx, c.id), f.knowRules(ctx, c, customer))
+		err = errors.Join(f.knowAll(ctx, customer), f.expectGrants(ctx, customer), f.cfg.Directory.reload(ctx, c.id), f.knowRules(ctx, c, customer))
 	}
 	if err != nil {
 		return err

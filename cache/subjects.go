@@ -91,6 +91,14 @@ func (s *Subjects) Grants(c *authz.Customer, typ, id string) (*authz.Grants, err
 	return v.(*Subject).Grants, nil
 }
 
+// Observe takes in a change that this process has come to know of; it is an
+// observer of authz.Follower.
+func (s *Subjects) Observe(customer string, t authz.Touched) {
+	if !s.records.Apply(&feed.Message{Customer: customer, Epoch: s.epoch, Seq: t.Seq, At: t.At, Touched: t.Refs, All: t.All}) {
+		s.records.Skip(customer, s.epoch, t.Seq) // it does not follow the one before, or is the first
+	}
+}
+
 // changesAtOnce bounds one reading of changes.
 const changesAtOnce = 256
 

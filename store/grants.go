@@ -157,5 +157,5 @@ func (t *tx) touchGrant(subject authz.EntityRef) {
 		t.touch(feed.Ref{Kind: feed.Key, ID: subject.ID}, "")
 		return
 	}
-	t.touch(feed.Ref{Kind: feed.Subject, Type: subject.Type, ID: subject.ID}, "")
+	t.touch(feed.Ref{Kind: feed.Subject, Type: subject.Type, ID: subject.ID}, authz.GrantsTouched)
 }

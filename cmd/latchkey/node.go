@@ -224,6 +224,7 @@ type node struct {
 
 	decisionLog *notify.DecisionLog // nil where it is off
 	bundles     *pulledBundles
+	follow      *following
 }
 
 // nodeConfig is what a node is given beside its flags.
@@ -273,8 +274,12 @@ func openNode(ctx context.Context, cmd *ServeCmd, with nodeConfig) (*node, error
 		return nil, errors.Join(err, n.close())
 	}
 	n.subjects = n.subjectGrants(int64(cmd.GrantCache)<<20, epoch)
+	directory := authz.NewDirectory(b.db, n.entities, int64(cmd.MaxDirectory)<<20)
+	n.follow = n.newFollowing(cmd, directory)
+	n.follow.Observe(n.subjects.Observe)
 	pdp := authz.NewPDP(authz.PDPConfig{Keys: n.table, Auth: auth, Metadata: authz.NewMetadata(b.db, keptMetadata), Grants: n.subjects, Properties: n.entities,
-		MaxStaleness: cmd.MaxStaleness, Concurrency: atOnce(cmd.PolicyConcurrency)})
+		MaxStaleness: cmd.MaxStaleness, Lease: n.follow.lease, ServeStale: cmd.ServeStaleFor, Concurrency: atOnce(cmd.PolicyConcurrency)})
+	n.follow.pdp = pdp
 	n.register(auth)
 	cfg := server.Config{
 		Authenticator: auth,
@@ -285,7 +290,7 @@ func openNode(ctx context.Context, cmd *ServeCmd, with nodeConfig) (*node, error
 		Sets:      authz.NewSets(authz.SetsConfig{Record: b.db, Origin: n.bundles.Origin}),
 		Bundles:   n.bundles, BundleSigner: signer,
 		Root:      b.root,
-		Directory: authz.NewDirectory(b.db, n.entities, int64(cmd.MaxDirectory)<<20),
+		Directory: directory,
 		Granter:   authz.NewGranter(authz.GranterConfig{Record: b.db, Table: n.table, Parser: parser, Subjects: n.subjects}),
 		Searcher:  authz.NewSearcher(b.db, pdp),
 		PDP:       pdp,
@@ -328,6 +333,9 @@ func (n *node) subjectGrants(most, epoch int64) *cache.Subjects {
 // load fills memory with what decisions need.
 func (n *node) load(ctx context.Context) error {
 	atStart := debug.SetGCPercent(400) // loading makes much that lives, and little garbage
+	if err := n.follow.Begin(ctx); err != nil {
+		return err
+	}
 	if err := n.db.Load(ctx, n.table, n.parser, n.peppers); err != nil {
 		return err
 	}
@@ -345,24 +353,24 @@ func (n *node) load(ctx context.Context) error {
 		return err
 	}
 	for _, p := range unusable {
-		n.log.Error("a stored policy does not compile: it denies whoever asks it", "customer", p.Customer, "policy", p.Name, "version", p.Version, "error", authz.Redact(p.Err.Error()))
+		n.sayUnusable(p)
 	}
 	n.unusable.Store(int64(len(unusable)))
 	if err := n.bundles.await(); err != nil {
 		return err
 	}
 	setHeadroom(atStart)
-	return nil
+	return n.follow.Sweep(ctx)
 }
 
 func (n *node) waitFor(what string) { n.waiting.Store(&what) }
 
 // ready implements server.Config.Ready.
-func (n *node) ready(latchkey.Instant) server.Readiness {
+func (n *node) ready(now latchkey.Instant) server.Readiness {
 	if what := *n.waiting.Load(); what != "" {
 		return server.Readiness{Code: authz.NotReady, Detail: what}
 	}
-	return server.Readiness{}
+	return n.follow.readiness(now)
 }
 
 // atOnce is how many evaluations of one customer may run at the same time: some
@@ -443,6 +451,7 @@ func (n *node) loop(ctx context.Context) {
 			return
 		case <-anchors.C:
 			n.anchor(ctx)
+			n.sweepFeed(ctx)
 		case <-time.After(wait):
 			n.tick(false)
 		}
@@ -460,6 +469,18 @@ func (n *node) tick(final bool) {
 	}
 	if _, err := n.db.SweepReplies(ctx, latchkey.InstantOf(n.now())); err != nil {
 		n.log.Warn("background", "job", "replies", "error", err.Error())
+	}
+}
+
+// keptFeed is for how long the database tells what changes touched. Who follows
+// them and was away for longer reads everything anew.
+const keptFeed = 24 * time.Hour
+
+func (n *node) sweepFeed(ctx context.Context) {
+	ctx, cancel := context.WithTimeout(ctx, time.Minute)
+	defer cancel()
+	if _, err := n.db.SweepFeed(ctx, latchkey.InstantOf(n.now()).Add(-keptFeed)); err != nil {
+		n.log.Warn("background", "job", "feed", "error", err.Error())
 	}
 }
 

@@ -44,7 +44,6 @@ type ServeCmd struct {
 	MaxDirectory      int           `help:"MiB of memory that the properties of a customer's subjects and resources may take." default:"256" env:"LATCHKEY_MAX_DIRECTORY"`
 	GrantCache        int           `help:"MiB of memory for the grants of subjects that are not access keys; what is not there is read from the database." default:"64" env:"LATCHKEY_GRANT_CACHE"`
 	MaxActiveKeys     int           `help:"Active access keys that a customer may have, unless the customer says otherwise." default:"10" env:"LATCHKEY_MAX_ACTIVE_KEYS"`
-	MaxStaleness      time.Duration `help:"Longest time that an answer may be reused (context.expires_at)." default:"30s" env:"LATCHKEY_MAX_STALENESS"`
 	PolicyConcurrency int           `help:"Evaluations of one customer's policies at the same time; 0 is half of the processors, at least one." default:"0" env:"LATCHKEY_POLICY_CONCURRENCY"`
 	AuthFailures      float64       `name:"auth-failure-rate" help:"Failed authentications a second that one address may make, after a burst of ten times as many." default:"10" env:"LATCHKEY_AUTH_FAILURE_RATE"`
 	TrustedProxies    int           `help:"Proxies in front, each adding to X-Forwarded-For; the source is taken that many hops from the right." default:"0" env:"LATCHKEY_TRUSTED_PROXIES"`
@@ -62,6 +61,7 @@ type ServeCmd struct {
 
 	Bundles string `help:"Bundles (YAML) that customers' policies and sets come from, in place of the API." type:"path" env:"LATCHKEY_BUNDLES" placeholder:"FILE"`
 
+	Staleness   `embed:""`
 	DecisionLog DecisionLog `embed:""`
 	Tracing     `embed:""`
 	Compat      Compat `embed:"" prefix:"compat."`
@@ -83,8 +83,6 @@ func (cmd *ServeCmd) validate() error {
 		return usage("--grant-cache: want 1 to 1048576 MiB")
 	case cmd.MaxActiveKeys < 1:
 		return usage("--max-active-keys: want at least 1")
-	case cmd.MaxStaleness < 0 || cmd.MaxStaleness > time.Hour:
-		return usage("--max-staleness: want 0s to 1h")
 	case cmd.PolicyConcurrency < 0:
 		return usage("--policy-concurrency: want 0 or more")
 	case cmd.AuthFailures <= 0:
@@ -109,7 +107,7 @@ func (cmd *ServeCmd) validate() error {
 			return usage("--forward-socket %s: want PATH=CUSTOMER", s)
 		}
 	}
-	return errors.Join(cmd.DecisionLog.validate(), cmd.Tracing.validate())
+	return errors.Join(cmd.Staleness.validate(cmd.Database != ""), cmd.DecisionLog.validate(), cmd.Tracing.validate())
 }
 
 // forwardSocket takes PATH=CUSTOMER apart; the path may hold further signs of
@@ -282,6 +280,7 @@ func (cmd *ServeCmd) Run(ctx context.Context, std streams) (err error) {
 	var background sync.WaitGroup
 	background.Go(func() { n.loop(loops) })
 	background.Go(func() { n.bundles.run(loops) })
+	background.Go(func() { n.follow.run(loops, n) })
 	log.Info("serving", "listen", ln.Addr().String(), "private_listen", cmd.PrivateListen, "version", version(), "keys", n.table.Len())
 	for _, s := range servers[1:] {
 		log.Info("serving proxies", "listen", s.ln.Addr().String())
