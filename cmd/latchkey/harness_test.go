@@ -114,8 +114,12 @@ func rootKey(data string) (string, error) {
 	return strings.TrimSpace(string(text)), err
 }
 
-// send makes one request; a nil body sends none.
+// send makes one request in the customer default; a nil body sends none.
 func (p *process) send(ctx context.Context, key, method, path string, body any) (status int, reply gjson.Result, err error) {
+	return p.sendAs(ctx, key, "default", method, path, body)
+}
+
+func (p *process) sendAs(ctx context.Context, key, customer, method, path string, body any) (status int, reply gjson.Result, err error) {
 	var payload io.Reader
 	if body != nil {
 		text, err := json.Marshal(body)
@@ -129,7 +133,7 @@ func (p *process) send(ctx context.Context, key, method, path string, body any) 
 		return 0, reply, err
 	}
 	req.Header.Set("Authorization", "Bearer "+key)
-	req.Header.Set("X-Customer-ID", "default")
+	req.Header.Set("X-Customer-ID", customer)
 	if body != nil {
 		req.Header.Set("Content-Type", "application/json")
 	}
