@@ -3,7 +3,8 @@ package latchkey.builtin
 import data.latchkey.grants
 
 # The policy of a customer that names none: an access key is allowed what its
-# ceiling permits, any other subject what a live grant covers.
+# ceiling permits, its scopes or a live grant; any other subject what a live
+# grant covers.
 default decision := false
 
 decision if {
@@ -12,6 +13,6 @@ decision if {
 }
 
 decision if {
-	input.subject.type != "access_key"
+	is_string(input.subject.type)
 	grants.permits
 }

@@ -209,6 +209,17 @@ func TestStockOPA_AnswersFromOurBundle(t *testing.T) {
 		return []any{object{"code": code, "source": "access_key", "id": id}}
 	}
 	grant := object{"id": "g1", "expires_at": "2999-01-01T00:00:00Z", "not_before": "2020-01-01T00:00:00Z"}
+	granted := func(entries object) object {
+		return object{"key": live["key"], "grants": []any{object{"id": "g1", "expires_at": "2999-01-01T00:00:00Z", "not_before": "2020-01-01T00:00:00Z", "entries": entries}}}
+	}
+	byGrant := func(more object, others []any) []any {
+		r := object{"code": "grant_permits", "source": "grant", "id": "g1"}
+		for k, v := range more {
+			r[k] = v
+		}
+		return append([]any{r}, others...)
+	}
+	inOffice := object{"ip": "10.0.0.1"}
 	for name, c := range map[string]struct {
 		input   object
 		allow   bool
@@ -227,7 +238,12 @@ func TestStockOPA_AnswersFromOurBundle(t *testing.T) {
 		"a key within its ceiling":             {question(key, "read", "doc 1", object{"latchkey": live, "policy": "custom"}), true, granting("read", rule("custom", nil))},
 		"a key without its scopes":             {question(key, "read", "doc 1", object{"policy": "custom"}), false, ofKey("key_unknown")},
 		"a key outside its ceiling":            {question(key, "update", "doc 1", object{"latchkey": live, "policy": "a.b:c"}), false, ofKey("scope_missing")},
-		"a grant raises the ceiling":           {question(key, "update", "doc 1", object{"latchkey": object{"key": live["key"], "grants": []any{grant}}, "context": object{"ip": "10.0.0.1"}}), true, office},
+		"a grant raises the ceiling":           {question(key, "update", "doc 1", object{"latchkey": object{"key": live["key"], "grants": []any{grant}}, "context": inOffice}), true, byGrant(nil, office)},
+		"a grant by its entries":               {question(key, "update", "doc 1", object{"latchkey": granted(object{"doc": []any{object{"f": "2", "p": 15}, object{"f": "*", "p": 4}}}), "context": inOffice}), true, byGrant(object{"entry": 1.0, "selector": "*", "permission": "update"}, office)},
+		"a grant of another type":              {question(key, "update", "doc 1", object{"latchkey": granted(object{"host": []any{object{"f": "*", "p": 15}}}), "context": inOffice}), false, ofKey("scope_missing")},
+		"a grant of another right":             {question(key, "update", "doc 1", object{"latchkey": granted(object{"doc": []any{object{"f": "*", "p": 2}}}), "context": inOffice}), false, ofKey("scope_missing")},
+		"a grant whose entries are no object":  {question(key, "update", "doc 1", object{"latchkey": object{"key": live["key"], "grants": []any{object{"id": "g1", "expires_at": nil, "entries": "all"}}}, "context": inOffice}), false, ofKey("scope_missing")},
+		"a grant that has not started":         {question(key, "update", "doc 1", object{"latchkey": object{"key": live["key"], "grants": []any{object{"id": "g", "not_before": "2999-01-01T00:00:00Z", "expires_at": nil}}}}), false, ofKey("scope_missing")},
 		"a grant has ended":                    {question(key, "update", "doc 1", object{"latchkey": object{"key": live["key"], "grants": []any{object{"id": "g", "expires_at": "2020-01-01T00:00:00Z"}}}}), false, ofKey("scope_missing")},
 		"a value is refused":                   {question(key, "update", "sets s", object{"latchkey": live, "resource": object{"type": "sets", "id": "s", "properties": object{"entity_type": "string", "values": []any{"A1", "b"}}}}), false, []any{object{"code": "value_not_permitted", "source": "access_key", "id": id, "indexes": []any{1.0}}}},
 		"an expired key":                       {question(key, "read", "doc 1", object{"latchkey": object{"key": object{"scopes": scopes, "expires_at": "2020-01-01T00:00:00Z", "revoked_at": nil}}}), false, ofKey("key_expired")},

@@ -7,7 +7,9 @@ package latchkey.entry
 #   key     of an access_key subject: {"scopes", "expires_at", "revoked_at"},
 #           and its "metadata" where policies read it; the times are RFC 3339,
 #           or null
-#   grants  those of the subject that cover the question
+#   grants  those of the subject: {"id", "entitlement", "reason", "not_before",
+#           "expires_at"}, and "entries"; without them, only such as cover the
+#           question
 #
 # Whatever is missing or cannot be read denies.
 decision := answer(false, "deny", refused, []) if {
@@ -122,7 +124,18 @@ live_grants := [grant |
 	some grant in object.get(object.get(input, "latchkey", {}), "grants", [])
 	ahead(object.get(grant, "expires_at", null))
 	begun(object.get(grant, "not_before", null))
+	covers(grant)
 ]
+
+covers(grant) if object.get(grant, "entries", "none") == "none"
+
+covers(grant) if count(grant_entries(grant)) > 0
+
+# The entries of a grant that permit, by their places in the list.
+grant_entries(grant) := {i: entry |
+	some i, entry in grant.entries[input.resource.type]
+	matches(entry)
+}
 
 begun(at) if at == null
 
@@ -192,7 +205,23 @@ admitted(value) if {
 	data.latchkey.scopes.admits(entries, entity_type, data.latchkey.scopes.canonical(entity_type, value))
 }
 
-granted := [{"code": "grant_permits", "source": "grant", "id": object.get(grant, "id", "")} | some grant in live_grants]
+granted := [reason |
+	some grant in live_grants
+	some reason in grant_reasons(grant)
+]
+
+grant_reasons(grant) := [grant_reason(grant, {})] if {
+	object.get(grant, "entries", "none") == "none"
+} else := [grant_reason(grant, {"entry": i, "selector": entry.f, "permission": input.action.name}) |
+	some i, entry in grant_entries(grant)
+]
+
+grant_reason(grant, more) := object.union({"code": "grant_permits", "source": "grant", "id": object.get(grant, "id", "")}, more)
+
+# What a key's ceiling rests on; nobody else has one.
+default ceiling_reasons := []
+
+ceiling_reasons := array.concat(granting, granted) if is_key
 
 # The built-in policy: a key is allowed what its ceiling permits, which was
 # asked above; anybody else what a grant covers.
@@ -218,7 +247,7 @@ visible := {
 	"context": object.get(input, "context", {}),
 	"latchkey": {
 		"scope_permits": scope_permits,
-		"grants": live_grants,
+		"grants": [object.filter(grant, ["id", "entitlement", "reason", "not_before", "expires_at"]) | some grant in live_grants],
 		"now": time.format([time.now_ns(), "UTC", "2006-01-02T15:04:05.999999Z07:00"]),
 	},
 }
@@ -290,6 +319,6 @@ policy_reason(code, more) := object.union({"code": code, "source": "policy", "id
 # cannot be evaluated here says only that.
 policy_reasons := [policy_reason("policy_not_portable", {})] if {
 	not data.latchkey.bundle.policies[policy_name].portable
-} else := array.concat(granting, outcome.reasons) if {
+} else := array.concat(ceiling_reasons, outcome.reasons) if {
 	outcome.allow
 } else := outcome.reasons
