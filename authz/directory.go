@@ -2,7 +2,6 @@ package authz
 
 import (
 	"context"
-	"slices"
 	"strconv"
 	"sync"
 
@@ -443,16 +442,17 @@ func LoadProperties(ctx context.Context, record DirectoryRecord, table PropertyT
 // builtinActions are the actions of a type without a catalogue.
 var builtinActions = []string{"create", "read", "update", "delete"}
 
-// customActions are the further action names that a key's entries of a type
-// spell out, in their order.
-func customActions(key *KeyState, typ string) (list []string) {
-	if key == nil {
-		return nil
-	}
-	for _, e := range key.Scopes.Entries(typ) {
-		for _, name := range e.Actions {
-			if name != "*" && !slices.Contains(list, name) {
-				list = append(list, name)
+// customActions are the further action names that entries of a type spell out, in
+// their order.
+func customActions(sets []*scopes.Set, typ string) (list []string) {
+	seen := map[string]bool{"*": true}
+	for _, set := range sets {
+		for _, e := range set.Entries(typ) {
+			for _, name := range e.Actions {
+				if !seen[name] {
+					seen[name] = true
+					list = append(list, name)
+				}
 			}
 		}
 	}

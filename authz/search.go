@@ -60,7 +60,7 @@ func (s *Searcher) Subjects(ctx context.Context, caller *Caller, q *Request, pag
 		}
 		ids, err = s.record.ActiveKeyIDs(ctx, visible)
 	} else {
-		ids, err = s.record.SubjectIDs(ctx, caller.Customer.ID, q.Subject.Type, page.After, MaxCandidates+1)
+		ids, err = s.record.SubjectIDs(ctx, caller.Customer.ID, q.Subject.Type, page.After, now, MaxCandidates+1)
 	}
 	if err != nil {
 		return Found{}, err
@@ -84,7 +84,7 @@ func (s *Searcher) Resources(ctx context.Context, caller *Caller, q *Request, pa
 
 // Actions finds the actions, among those of the resource type's catalogue;
 // where it has none, among create, read, update, delete and what the scopes of
-// a key name besides.
+// a key, and grants, name besides.
 func (s *Searcher) Actions(ctx context.Context, caller *Caller, q *Request, page Page, now latchkey.Instant) (Found, error) {
 	if err := s.May(caller); err != nil {
 		return Found{}, err
@@ -95,8 +95,9 @@ func (s *Searcher) Actions(ctx context.Context, caller *Caller, q *Request, page
 	}
 	names := t.Actions
 	if !catalogued {
-		key, _, _ := s.pdp.subject(caller.Customer, q, now)
-		names = slices.Concat(builtinActions, customActions(key, q.Resource.Type))
+		if names, err = s.named(caller.Customer, q, now); err != nil {
+			return Found{}, err
+		}
 	}
 	if page.After != "" {
 		i := slices.Index(names, page.After)
@@ -106,6 +107,27 @@ func (s *Searcher) Actions(ctx context.Context, caller *Caller, q *Request, page
 		names = names[i+1:]
 	}
 	return s.look(ctx, caller.Customer, q, &q.Action.Name, names, page.Limit, now), nil
+}
+
+// named are the actions that are known without a catalogue.
+func (s *Searcher) named(c *Customer, q *Request, now latchkey.Instant) ([]string, error) {
+	key, _, _ := s.pdp.subject(c, q, now)
+	var sets []*scopes.Set
+	grants, err := (*Grants)(nil), error(nil)
+	switch {
+	case key != nil:
+		sets, grants = append(sets, key.Scopes), key.Grants()
+	case q.Subject.Type != SubjectAccessKey:
+		if grants, err = s.pdp.grants(c, q); err != nil {
+			return nil, latchkey.Errorf(latchkey.Unavailable, "not_ready", "the subject's grants cannot be had now; try again").Because(err)
+		}
+	}
+	if grants != nil {
+		for i := range grants.List {
+			sets = append(sets, grants.List[i].Set)
+		}
+	}
+	return slices.Concat(builtinActions, customActions(sets, q.Resource.Type)), nil
 }
 
 // look decides on one candidate after the other, put into q, until the limit is

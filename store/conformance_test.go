@@ -304,7 +304,7 @@ func record(t *testing.T, db *store.DB) map[string]any {
 			types, err := db.ResourceTypes(ctx, q)
 			add(fmt.Sprint("types ", name, i), types, err)
 		}
-		ids, err := db.SubjectIDs(ctx, authz.DefaultCustomer, "user", name, 100)
+		ids, err := db.SubjectIDs(ctx, authz.DefaultCustomer, "user", name, start+1, 100)
 		add("subject ids "+name, ids, err)
 		ids, err = db.ResourceIDs(ctx, authz.DefaultCustomer, "doc", name, 100)
 		add("resource ids "+name, ids, err)

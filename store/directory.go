@@ -141,9 +141,10 @@ func listed[T any](rows *sql.Rows, err error, scan func(scanner) (T, error), wha
 }
 
 // SubjectIDs implements authz.DirectoryRecord.
-func (db *DB) SubjectIDs(ctx context.Context, customer, typ, after string, limit int) ([]string, error) {
+func (db *DB) SubjectIDs(ctx context.Context, customer, typ, after string, now latchkey.Instant, limit int) ([]string, error) {
 	rows, err := db.read.QueryContext(ctx, `SELECT id FROM subjects WHERE customer_id = $1 AND type = $2 AND id > $3
-		ORDER BY id LIMIT $4`, customer, typ, after, limit)
+		UNION SELECT subject_id AS id FROM grants WHERE customer_id = $1 AND subject_type = $2 AND subject_id > $3 AND expires_at > $4 AND revoked_at = $5
+		ORDER BY id LIMIT $6`, customer, typ, after, int64(now), int64(latchkey.Never), limit)
 	return listed(rows, err, scanText, "subjects")
 }
 
