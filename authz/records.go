@@ -11,7 +11,7 @@ import (
 
 // maxMessage is about how many bytes the records in one message may have; those
 // beyond it are left out, and read when they are needed.
-const maxMessage = 256 << 10
+const maxMessage = 32 << 10
 
 // RecordMaker makes the feed's records from the database. Safe for concurrent
 // use.

@@ -210,7 +210,7 @@ func TestRecordMaker_TellsOfSubjectsAndResources(t *testing.T) {
 
 func TestRecordMaker_MessagesHoldWhatAVerifierTakes(t *testing.T) {
 	r := open(t, t.TempDir(), "")
-	long := `{"text":"` + strings.Repeat("x", 60<<10) + `"}`
+	long := `{"text":"` + strings.Repeat("x", 6<<10) + `"}`
 	list := make([]authz.SubjectUpdate, 10)
 	for i := range list {
 		list[i] = authz.SubjectUpdate{EntityRef: authz.EntityRef{Type: "user", ID: strconv.Itoa(i)}, Properties: &long}

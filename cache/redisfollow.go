@@ -1,0 +1,187 @@
+package cache
+
+import (
+	"context"
+	"errors"
+	"math/rand/v2"
+	"strconv"
+	"strings"
+	"sync/atomic"
+	"time"
+
+	"github.com/redis/go-redis/v9"
+
+	"github.com/latchkey-dev/latchkey/feed"
+)
+
+// Posted is a signed text that lies in Redis, not verified: a message, or a
+// heartbeat.
+type Posted struct {
+	Beat bool
+	Seq  int64 // of a message, as Redis has it
+	Text []byte
+}
+
+// Limits of reading what is posted.
+const (
+	followBlock = 2 * time.Second // how long Redis waits for something to come
+	followGrace = 2 * time.Second // and how much later its answer may be here
+	followCount = 64              // messages of one answer
+	followLeast = 50 * time.Millisecond
+	followMost  = 2 * time.Second
+)
+
+// Follow hands over a customer's messages after the given change, in the order
+// of their numbers, and its heartbeats, until the context ends; what goes wrong
+// meanwhile is told to failed, and tried again with a growing, random delay.
+// Messages that Redis has dropped are left out: who follows finds the gap. When
+// a heartbeat tells of another epoch, or of a head that does not come, who
+// follows begins anew. Calls of take and failed come one after the other.
+func (r *Redis) Follow(ctx context.Context, customer string, after int64, take func(Posted), failed func(error)) {
+	streams := []string{keyOf(customer, "feed"), keyOf(customer, "beat"), "", "0-0"}
+	beat, delay := "0-0", followLeast
+	for ctx.Err() == nil {
+		streams[2] = strconv.FormatInt(after, 10) + "-0"
+		found, err := r.wait(ctx, streams)
+		switch {
+		case errors.Is(err, redis.Nil):
+			// Nothing came. After a failover a server may count heartbeats from where it
+			// was before: the last one is asked for whatever its place.
+			streams[3], delay = "0-0", followLeast
+			continue
+		case err != nil:
+			if ctx.Err() != nil {
+				return
+			}
+			failed(r.done(err))
+			timer := time.NewTimer(delay/2 + rand.N(delay))
+			select {
+			case <-ctx.Done():
+				timer.Stop()
+				return
+			case <-timer.C:
+			}
+			delay = min(2*delay, followMost)
+			streams[3] = "0-0"
+			continue
+		}
+		_ = r.done(nil)
+		delay = followLeast
+		for _, stream := range found {
+			for _, m := range stream.Messages {
+				if stream.Stream == streams[1] {
+					streams[3] = m.ID
+					if m.ID != beat {
+						beat = m.ID
+						take(Posted{Beat: true, Text: field(m, "h")})
+					}
+					continue
+				}
+				seq, ok := seqOf(m.ID)
+				if !ok || seq <= after { // none that a control plane has put there
+					r.stats.malformed.Add(1)
+					seq = max(seq, after+1)
+				} else {
+					take(Posted{Seq: seq, Text: field(m, "m")})
+				}
+				after = max(after, seq)
+			}
+		}
+	}
+}
+
+// wait reads what comes after the given places, with redis.Nil when nothing came
+// in time.
+func (r *Redis) wait(ctx context.Context, streams []string) ([]redis.XStream, error) {
+	ctx, cancel := context.WithTimeout(ctx, followBlock+followGrace)
+	defer cancel()
+	return r.client.XRead(ctx, &redis.XReadArgs{Streams: streams, Count: followCount, Block: followBlock}).Result()
+}
+
+func field(m redis.XMessage, name string) []byte {
+	text, _ := m.Values[name].(string)
+	return []byte(text)
+}
+
+// seqOf reads the number of a change from its place in the feed.
+func seqOf(id string) (int64, bool) {
+	first, second, _ := strings.Cut(id, "-")
+	seq, err := strconv.ParseInt(first, 10, 64)
+	return seq, err == nil && second == "0" && seq > 0
+}
+
+// Feed returns up to limit messages after the given change, of those that Redis
+// still has.
+func (r *Redis) Feed(ctx context.Context, customer string, after int64, limit int) ([]Posted, error) {
+	found, err := r.client.XRangeN(ctx, keyOf(customer, "feed"), strconv.FormatInt(after+1, 10)+"-0", "+", int64(limit)).Result()
+	if wrongType(err) {
+		r.stats.malformed.Add(1)
+		return nil, nil
+	}
+	if err := r.done(err); err != nil {
+		return nil, err
+	}
+	list := make([]Posted, 0, len(found))
+	for _, m := range found {
+		seq, ok := seqOf(m.ID)
+		if !ok {
+			r.stats.malformed.Add(1)
+			continue
+		}
+		list = append(list, Posted{Seq: seq, Text: field(m, "m")})
+	}
+	return list, nil
+}
+
+// lastPosted returns the last message of a customer in Redis.
+func (r *Redis) lastPosted(ctx context.Context, customer string) (Posted, bool, error) {
+	found, err := r.client.XRevRangeN(ctx, keyOf(customer, "feed"), "+", "-", 1).Result()
+	if wrongType(err) {
+		return Posted{}, false, nil
+	}
+	if err := r.done(err); err != nil || len(found) == 0 {
+		return Posted{}, false, err
+	}
+	seq, _ := seqOf(found[0].ID)
+	return Posted{Seq: seq, Text: field(found[0], "m")}, true, nil
+}
+
+// RedisSource finds records in Redis for Records. Whatever is not signed as it
+// should be is counted, and a miss. Safe for concurrent use.
+type RedisSource struct {
+	redis    *Redis
+	verifier atomic.Pointer[feed.Verifier]
+	forged   atomic.Int64
+}
+
+var _ Source = (*RedisSource)(nil)
+
+// NewRedisSource makes one that trusts what the verifier does.
+func NewRedisSource(r *Redis, v *feed.Verifier) *RedisSource {
+	s := &RedisSource{redis: r}
+	s.Trust(v)
+	return s
+}
+
+// Trust puts another verifier in the place of the present one.
+func (s *RedisSource) Trust(v *feed.Verifier) { s.verifier.Store(v) }
+
+// Forged counts the records that were found and not signed as they should be.
+func (s *RedisSource) Forged() int64 { return s.forged.Load() }
+
+// Fetch implements Source.
+func (s *RedisSource) Fetch(ctx context.Context, customer string, ref feed.Ref) (*feed.Record, error) {
+	text, found, err := s.redis.Get(ctx, customer, ref)
+	if err != nil {
+		return nil, err
+	}
+	if !found {
+		return nil, ErrMiss
+	}
+	rec, err := s.verifier.Load().OpenRecord(text, customer, ref)
+	if err != nil {
+		s.forged.Add(1)
+		return nil, ErrMiss
+	}
+	return rec, nil
+}
