@@ -177,12 +177,13 @@ func (k *KeyState) SetGrants(g *Grants) {
 }
 
 // Status tells whether the key holds at now. Revocation is told before expiry,
-// and the end of the customer is the end of its keys. A nil state is Unknown.
+// and counts as soon as it is known: it was made by a clock that may be ahead. The
+// end of the customer is the end of its keys. A nil state is Unknown.
 func (k *KeyState) Status(now latchkey.Instant) Status {
 	switch {
 	case k == nil:
 		return Unknown
-	case now >= k.RevokedAt(), k.Customer.Deleted():
+	case k.RevokedAt() != latchkey.Never, k.Customer.Deleted():
 		return Revoked
 	case now >= k.ExpiresAt:
 		return Expired

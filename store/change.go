@@ -136,7 +136,7 @@ func (t *tx) recheck(ctx context.Context, by *authz.Caller, at latchkey.Instant)
 		err = t.QueryRowContext(ctx, `SELECT count(*) FROM root_key WHERE kid = $1`, by.Kid.String()).Scan(&n)
 	case by.Key != nil:
 		err = t.QueryRowContext(ctx, `SELECT count(*) FROM access_keys k JOIN access_key_secrets s ON s.key_id = k.id
-			WHERE s.kid = $1 AND s.ends_at > $2 AND k.revoked_at > $2 AND k.expires_at > $2`, by.Kid.String(), int64(at)).Scan(&n)
+			WHERE s.kid = $1 AND s.ends_at > $2 AND k.revoked_at = $3 AND k.expires_at > $2`, by.Kid.String(), int64(at), int64(latchkey.Never)).Scan(&n)
 	default: // the process itself
 		return nil
 	}

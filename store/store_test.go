@@ -241,7 +241,7 @@ func TestLoad_FillsTheTableWithWhatWasWritten(t *testing.T) {
 			t.Fatal(err)
 		}
 		state := table.Key(k.ID)
-		if state == nil || state.Status(start+4) != authz.Active || state.Status(start+5) != authz.Revoked || !state.Scopes.Has(scopes.Decision) {
+		if state == nil || state.RevokedAt() != start+5 || state.Status(start+5) != authz.Revoked || !state.Scopes.Has(scopes.Decision) {
 			t.Errorf("loaded %+v", state)
 		}
 		if n := table.Customers(); n != 1 {
