@@ -116,7 +116,7 @@ func (s *PostgresServer) start() (err error) {
 	if err != nil {
 		return err
 	}
-	err = await("PostgreSQL does not start", func() error { return s.program("pg_isready", "-q", "-h", s.dir, "-U", "postgres") })
+	err = await("PostgreSQL does not start", s.running.done, func() error { return s.program("pg_isready", "-q", "-h", s.dir, "-U", "postgres") })
 	if err != nil {
 		text, _ := os.ReadFile(log)
 		return errors.Join(fmt.Errorf("%w\n%s", err, text), s.running.end())
@@ -210,7 +210,7 @@ func (s *PostgresServer) Kill(t testing.TB) {
 func (s *PostgresServer) Start(t testing.TB) {
 	t.Helper()
 	// What was killed may leave processes that still hold its memory.
-	if err := await("PostgreSQL does not start again", s.start); err != nil {
+	if err := await("PostgreSQL does not start again", nil, s.start); err != nil {
 		t.Fatal(err)
 	}
 }

@@ -38,10 +38,14 @@ type process struct {
 	done  chan struct{}
 }
 
-// keeper runs the server given by its arguments, tells its id, and waits for
-// the end of its input.
-const keeper = `exec 3>&1 >"$LOG" 2>&1; "$@" </dev/null 3>&- & pid=$!; echo $pid >&3; exec 3>&-
-cat >/dev/null; kill -"$END" $pid 2>/dev/null; wait $pid; [ -z "$REMOVE" ] || rm -rf "$REMOVE"`
+// keeper runs the server given by its arguments, tells its id, ends it at the end
+// of its own input, and ends with it.
+const keeper = `exec 3>&1 4<&0 >"$LOG" 2>&1
+"$@" </dev/null 3>&- 4<&- & pid=$!
+echo $pid >&3; exec 3>&-
+(cat <&4 >/dev/null; kill -"$END" $pid) & watcher=$!
+wait $pid; kill $watcher
+[ -z "$REMOVE" ] || rm -rf "$REMOVE"`
 
 // run starts a server that ends by the signal. With remove, what it worked on
 // goes with it.
@@ -90,8 +94,8 @@ func (p *process) end() error {
 	}
 }
 
-// await asks until the answer is yes.
-func await(what string, ask func() error) error {
+// await asks until there is no error, or the one that is asked is gone.
+func await(what string, gone <-chan struct{}, ask func() error) error {
 	ctx, cancel := context.WithTimeout(context.Background(), patience)
 	defer cancel()
 	again := time.NewTicker(20 * time.Millisecond)
@@ -102,6 +106,8 @@ func await(what string, ask func() error) error {
 			return nil
 		}
 		select {
+		case <-gone:
+			return fmt.Errorf("%s: it has ended: %w", what, err)
 		case <-ctx.Done():
 			return fmt.Errorf("%s: %w", what, err)
 		case <-again.C:
