@@ -82,7 +82,7 @@ func RedisCluster(t testing.TB) *RedisServer {
 		slots = append(slots, strconv.Itoa(i))
 	}
 	s.Do(t, slots...)
-	err := await("the Cluster does not start", func() error {
+	err := await("the Cluster does not start", s.running.done, func() error {
 		info, err := s.try("CLUSTER", "INFO")
 		if err == nil && !strings.Contains(info, "cluster_state:ok") {
 			err = errors.New(info)
@@ -139,7 +139,7 @@ func (s *RedisServer) Start(t testing.TB) {
 	if s.running, err = run(nil, log, "TERM", "", append([]string{"redis-server"}, s.args...)...); err != nil {
 		t.Fatal(err)
 	}
-	err = await("Redis does not start", func() error {
+	err = await("Redis does not start", s.running.done, func() error {
 		_, err := s.try("PING")
 		if err != nil && strings.HasPrefix(err.Error(), "NOAUTH") {
 			return nil

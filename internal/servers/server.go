@@ -43,7 +43,7 @@ type process struct {
 const keeper = `exec 3>&1 4<&0 >"$LOG" 2>&1
 "$@" </dev/null 3>&- 4<&- & pid=$!
 echo $pid >&3; exec 3>&-
-(cat <&4 >/dev/null; kill -"$END" $pid) & watcher=$!
+(cat <&4 >/dev/null; kill -"$END" $pid; kill -CONT $pid) & watcher=$!
 wait $pid; kill $watcher
 [ -z "$REMOVE" ] || rm -rf "$REMOVE"`
 
