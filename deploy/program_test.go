@@ -46,7 +46,7 @@ type verb struct {
 }
 
 var (
-	flagLine    = regexp.MustCompile(`(?m)^\s+(?:-\w, )?\s*--(?:\[no-\])?([a-z0-9][a-z0-9.-]*)(=?)`)
+	flagLine    = regexp.MustCompile(`(?m)^  (?:-\w, |    )--(?:\[no-\])?([a-z0-9][a-z0-9.-]*)(=?)`)
 	settingWord = regexp.MustCompile(`\$(LATCHKEY_[A-Z0-9_]+)`)
 	verbs       sync.Map
 )
@@ -55,7 +55,7 @@ var (
 // have. What it has is checked whether it stands here or not; what it has all of
 // fails until it is taken off this list, so that nothing stays unchecked.
 var coming = map[string][]string{
-	"serve":         {"max-clock-skew", "redis"},
+	"serve":         {"redis"},
 	"sidecar":       {"*"},
 	"cache rebuild": {"*"},
 }
