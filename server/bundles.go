@@ -171,7 +171,7 @@ func (s *Server) awaitBundle(r *request, c *authz.Customer, profile bundle.Profi
 			return built, nil
 		}
 		// What held at the beginning may not hold any more.
-		if err := r.authenticateAgain(); err != nil {
+		if err := r.checkAgain(); err != nil {
 			return nil, err
 		}
 		if c.Deleted() {

@@ -171,8 +171,11 @@ func (a *api) poll(key, path string, headers ...string) <-chan *reply {
 	return answered
 }
 
-// waits returns once so many clients wait.
-func (a *api) waits(n int) {
+// waits returns once so many clients wait for bundles.
+func (a *api) waits(n int) { a.Helper(); a.gauge("latchkey_bundle_waiting", n) }
+
+// gauge returns once a metric has the value.
+func (a *api) gauge(name string, n int) {
 	a.Helper()
 	deadline := time.NewTimer(10 * time.Second)
 	defer deadline.Stop()
@@ -180,13 +183,13 @@ func (a *api) waits(n int) {
 	defer tick.Stop()
 	for {
 		for line := range strings.Lines(a.metrics()) {
-			if strings.TrimSpace(line) == "latchkey_bundle_waiting "+strconv.Itoa(n) {
+			if strings.TrimSpace(line) == name+" "+strconv.Itoa(n) {
 				return
 			}
 		}
 		select {
 		case <-deadline.C:
-			a.Fatalf("there are not %d who wait", n)
+			a.Fatalf("%s is not %d", name, n)
 		case <-tick.C:
 		}
 	}

@@ -67,6 +67,9 @@ func (a *api) try(method, path, credential, body string, headers ...string) (*re
 	}
 	r := &reply{TB: a.TB, request: method + " " + path, status: res.StatusCode, header: res.Header, body: text}
 	r.check(a)
+	if method != http.MethodGet {
+		a.follow()
+	}
 	return r, nil
 }
 

@@ -2,6 +2,7 @@ package server_test
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"database/sql"
 	"errors"
@@ -75,7 +76,9 @@ type options struct {
 	record       func(authz.Record) authz.Record // stands between the services and the database
 	origin       func(customer string) string
 	sets         authz.SetsConfig
-	tamper       bool // the test breaks the audit chain on purpose
+	feedBytes    int64           // that are kept for sidecars
+	nodes        authz.NodeStore // shared with other servers
+	tamper       bool            // the test breaks the audit chain on purpose
 }
 
 // api is a whole server in this process: SQLite in a directory of its own, a
@@ -91,6 +94,13 @@ type api struct {
 	auth     *authz.Authenticator
 	uses     *authz.Uses
 	refusals *authz.Refusals
+	feed     *authz.Feed
+	nodes    *authz.Nodes
+
+	nodesStore authz.NodeStore
+	following  sync.Mutex
+	followed   map[string]int64 // chain → the last change that the feed was told of
+
 	registry *prometheus.Registry
 	log      *buffer
 	addr     string
@@ -133,7 +143,7 @@ func start(t testing.TB, change ...func(*options)) *api {
 		o.dir = t.TempDir()
 	}
 	ctx := context.Background()
-	a := &api{TB: t, clock: o.clock, dir: o.dir, table: &cache.Table{}, log: &buffer{}, registry: prometheus.NewRegistry()}
+	a := &api{TB: t, nodesStore: o.nodes, followed: map[string]int64{}, clock: o.clock, dir: o.dir, table: &cache.Table{}, log: &buffer{}, registry: prometheus.NewRegistry()}
 	must := func(err error) {
 		t.Helper()
 		if err != nil {
@@ -176,6 +186,10 @@ func start(t testing.TB, change ...func(*options)) *api {
 	cfg.Keys = authz.NewKeys(authz.KeysConfig{Record: record, Table: a.table, Parser: parser, Peppers: peppers, Mode: o.mode, MaxActive: o.maxActive})
 	cfg.Customers, cfg.Refusals = authz.NewCustomers(record, a.table).From(o.origin), a.refusals
 	cfg.BundleSigner = bundleSigner(t)
+	now := func() latchkey.Instant { return latchkey.InstantOf(a.clock.now()) }
+	a.feed = authz.NewFeed(authz.FeedConfig{Record: record, Maker: &authz.RecordMaker{Record: record, Epoch: testEpoch}, Signer: feedSigner(t), Issuer: "node-1", Now: now, MaxBytes: cmp.Or(o.feedBytes, 1<<20)})
+	a.nodes = authz.NewNodes(o.nodes, o.nodes != nil, 30*time.Second)
+	cfg.Feed, cfg.Nodes = a.feed, a.nodes
 	cfg.Policies = authz.NewPolicies(authz.PoliciesConfig{Record: record, Table: a.table, Origin: o.origin})
 	unusable, err := cfg.Policies.Load(ctx, at)
 	must(err)

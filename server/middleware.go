@@ -214,15 +214,25 @@ func (r *request) authenticate() error {
 	return r.chooseCustomer()
 }
 
-// authenticateAgain refuses a caller whose credential has ended since the
-// request began.
-func (r *request) authenticateAgain() error {
-	value := r.head.authorization[len(bearer):]
-	_, proven, err := r.s.cfg.Authenticator.Authenticate(value, latchkey.InstantOf(r.s.cfg.Now()), r.source())
-	if proven && err != nil {
-		r.ended = value
+// checkAgain refuses, after a wait, a caller whose credential has ended since
+// the request began, and whom the server may not answer any more.
+func (r *request) checkAgain() error {
+	r.now = latchkey.InstantOf(r.s.cfg.Now())
+	if rd := r.s.readiness(r.now); !rd.answers(r.route) {
+		return rd.err()
 	}
-	return err
+	value := r.head.authorization[len(bearer):]
+	_, proven, err := r.s.cfg.Authenticator.Authenticate(value, r.now, r.source())
+	if err != nil {
+		if proven {
+			r.ended = value
+		}
+		return err
+	}
+	if rd := r.customerReadiness(); !rd.answers(r.route) {
+		return rd.err()
+	}
+	return nil
 }
 
 // failed counts a failed authentication against its source.

@@ -287,6 +287,9 @@ func startOpenAPI(t *testing.T, doc *openapiDocument, change func(*server.Config
 		Log: slog.New(slog.DiscardHandler), Registry: prometheus.NewRegistry(), Now: now,
 		PublicURL: "http://latchkey.example", NodeID: "openapi", SealKey: secrets.Seal, AuthFailureRate: 1000,
 	}
+	cfg.Feed = authz.NewFeed(authz.FeedConfig{Record: s.db, Maker: &authz.RecordMaker{Record: s.db, Epoch: testEpoch}, Signer: feedSigner(t), Issuer: "openapi",
+		Now: func() latchkey.Instant { return latchkey.InstantOf(now()) }, MaxBytes: 1 << 20})
+	cfg.Nodes = authz.NewNodes(nil, false, 30*time.Second)
 	if change != nil {
 		change(&cfg)
 	}
@@ -532,6 +535,7 @@ func TestOpenAPI_RepliesAreAsDocumented(t *testing.T) {
 	grant := s.grants(example, full)
 	s.searches(full)
 	s.bundles()
+	s.sidecars(example)
 	s.refusals(map[string]string{
 		"/v1/access_keys/{id}": example.id, "/v1/access_keys/{id}/rotate": example.id, "/v1/access_keys/{id}/rego": example.id,
 		"/v1/customers/{id}": "acme", "/v1/auditing/{id}": event, "/decision/{policy}": "main",
@@ -665,6 +669,25 @@ func (s *openapiServer) bundles() {
 }
 
 // sets are written with a key that may write capitals only.
+func (s *openapiServer) sidecars(example openapiKey) {
+	s.t.Helper()
+	const feed, key = "GET /v1/sidecar/feed", "GET /v1/sidecar/keys"
+	s.send(openapiCall{operation: "GET /v1/sidecar/verification_keys", key: s.root, headers: openapiAcme}, 200)
+	s.send(openapiCall{operation: key, path: "/v1/sidecar/keys?id=" + example.id, key: s.root, headers: openapiAcme}, 200)
+	s.send(openapiCall{operation: key, path: "/v1/sidecar/keys?id=" + openapiNone, key: s.root, headers: openapiAcme}, 404)
+	s.send(openapiCall{operation: key, key: s.root, headers: openapiAcme}, 400)
+	for _, of := range []string{"subjects", "resources"} {
+		s.send(openapiCall{operation: "GET /v1/sidecar/" + of, path: "/v1/sidecar/" + of + "?type=user&id=alice", key: s.root, headers: openapiAcme}, 200)
+		s.send(openapiCall{operation: "GET /v1/sidecar/" + of, key: s.root, headers: openapiAcme}, 400)
+	}
+	s.send(openapiCall{operation: feed, path: "/v1/sidecar/feed?after=1&epoch=7&node=n", key: s.root, headers: openapiAcme}, 200)
+	s.send(openapiCall{operation: feed, path: "/v1/sidecar/feed?after=99999&epoch=7&node=n", key: s.root, headers: map[string]string{"X-Customer-ID": "acme", "Prefer": "wait=0"}}, 200)
+	s.send(openapiCall{operation: feed, path: "/v1/sidecar/feed?after=1&epoch=6&node=n", key: s.root, headers: openapiAcme}, 200)
+	s.send(openapiCall{operation: feed, path: "/v1/sidecar/feed?after=1&epoch=7&node=", key: s.root, headers: openapiAcme}, 400)
+	s.send(openapiCall{operation: "GET /v1/nodes", key: s.root}, 200)
+	s.send(openapiCall{operation: "GET /v1/nodes", path: "/v1/nodes?limit=0", key: s.root}, 400)
+}
+
 func (s *openapiServer) sets(full openapiKey) {
 	s.t.Helper()
 	const create, list, one = "POST /v1/sets", "GET /v1/sets", "/v1/sets/{name}"
@@ -885,7 +908,7 @@ func (s *openapiServer) refusals(values map[string]string, poor string) {
 		call.key = poor
 		call.headers = map[string]string{"X-Customer-ID": "default"}
 		s.send(call, 403)
-		if !strings.Contains(op, "/v1/customers") && !strings.Contains(op, "/v1/bundles/") && !strings.Contains(op, "/v1/root") {
+		if !strings.Contains(op, "/v1/customers") && !strings.Contains(op, "/v1/bundles/") && !strings.Contains(op, "/v1/root") && !strings.HasSuffix(op, "/v1/nodes") {
 			call.key, call.headers = s.root, map[string]string{"X-Customer-ID": "nobody"}
 			s.send(call, 404)
 		}

@@ -250,7 +250,7 @@ func (s *Server) awaitChange(r *request, node authz.Node, most time.Duration) (p
 		}
 		woke, waited = waits.until(changed, nil), true
 		// What held at the beginning may not hold any more.
-		if err := r.authenticateAgain(); err != nil {
+		if err := r.checkAgain(); err != nil {
 			return page, waited, err
 		}
 	}

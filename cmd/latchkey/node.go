@@ -225,6 +225,9 @@ type node struct {
 	decisionLog *notify.DecisionLog // nil where it is off
 	bundles     *pulledBundles
 	follow      *following
+
+	feed  *authz.Feed
+	nodes *authz.Nodes
 }
 
 // nodeConfig is what a node is given beside its flags.
@@ -277,6 +280,9 @@ func openNode(ctx context.Context, cmd *ServeCmd, with nodeConfig) (*node, error
 	directory := authz.NewDirectory(b.db, n.entities, int64(cmd.MaxDirectory)<<20)
 	n.follow = n.newFollowing(cmd, directory)
 	n.follow.Observe(n.subjects.Observe)
+	if err := n.openFeed(cmd, with.id, epoch); err != nil {
+		return nil, errors.Join(err, n.close())
+	}
 	pdp := authz.NewPDP(authz.PDPConfig{Keys: n.table, Auth: auth, Metadata: authz.NewMetadata(b.db, keptMetadata), Grants: n.subjects, Properties: n.entities,
 		MaxStaleness: cmd.MaxStaleness, Lease: n.follow.lease, ServeStale: cmd.ServeStaleFor, Concurrency: atOnce(cmd.PolicyConcurrency)})
 	n.follow.pdp = pdp
@@ -288,7 +294,8 @@ func openNode(ctx context.Context, cmd *ServeCmd, with nodeConfig) (*node, error
 		Customers: authz.NewCustomers(b.db, n.table).From(n.bundles.Origin),
 		Policies:  n.policies,
 		Sets:      authz.NewSets(authz.SetsConfig{Record: b.db, Origin: n.bundles.Origin}),
-		Bundles:   n.bundles, BundleSigner: signer,
+		Feed:      n.feed, Nodes: n.nodes, MaxStaleness: cmd.MaxStaleness,
+		Bundles: n.bundles, BundleSigner: signer,
 		Root:      b.root,
 		Directory: directory,
 		Granter:   authz.NewGranter(authz.GranterConfig{Record: b.db, Table: n.table, Parser: parser, Subjects: n.subjects}),
@@ -356,6 +363,9 @@ func (n *node) load(ctx context.Context) error {
 		n.sayUnusable(p)
 	}
 	n.unusable.Store(int64(len(unusable)))
+	if err := n.nodes.Read(ctx, "", latchkey.InstantOf(n.now())); err != nil {
+		return err
+	}
 	if err := n.bundles.await(); err != nil {
 		return err
 	}

@@ -281,6 +281,7 @@ func (cmd *ServeCmd) Run(ctx context.Context, std streams) (err error) {
 	background.Go(func() { n.loop(loops) })
 	background.Go(func() { n.bundles.run(loops) })
 	background.Go(func() { n.follow.run(loops, n) })
+	background.Go(func() { n.shareNodes(loops) })
 	log.Info("serving", "listen", ln.Addr().String(), "private_listen", cmd.PrivateListen, "version", version(), "keys", n.table.Len())
 	for _, s := range servers[1:] {
 		log.Info("serving proxies", "listen", s.ln.Addr().String())
