@@ -5,6 +5,8 @@ import (
 	_ "embed"
 	"errors"
 	"fmt"
+	"maps"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -15,6 +17,7 @@ import (
 	"github.com/redis/go-redis/v9/logging"
 
 	"github.com/latchkey-dev/latchkey"
+	"github.com/latchkey-dev/latchkey/authz"
 	"github.com/latchkey-dev/latchkey/feed"
 )
 
@@ -119,7 +122,11 @@ var fillSource string
 //go:embed scripts/reset.lua
 var resetSource string
 
+//go:embed scripts/nodes.lua
+var nodesSource string
+
 var (
+	nodesScript = redis.NewScript(nodesSource)
 	eventScript = redis.NewScript(eventSource)
 	fillScript  = redis.NewScript(fillSource)
 	resetScript = redis.NewScript(resetSource)
@@ -146,7 +153,8 @@ func parseHead(text string) Head {
 	h.Epoch, err[0] = strconv.ParseInt(fields[0], 10, 64)
 	h.Seq, err[1] = strconv.ParseInt(fields[1], 10, 64)
 	h.Floor, err[2] = strconv.ParseInt(fields[2], 10, 64)
-	h.Found = errors.Join(err[:]...) == nil && h.Epoch >= 0 && h.Seq >= 0 && h.Floor >= 0
+	h.Found = errors.Join(err[:]...) == nil && h.Epoch >= 0 && h.Seq >= 0 && h.Floor >= 0 &&
+		text == fmt.Sprintf("%d %d %d", h.Epoch, h.Seq, h.Floor)
 	return h
 }
 
@@ -444,42 +452,69 @@ func (r *Redis) Beats(ctx context.Context, beats []Beat) error {
 	return nil
 }
 
-// Ack is how far a node has applied a customer's changes.
-type Ack struct {
-	Node       string
-	Epoch, Seq int64
-	At         latchkey.Instant // when it said so
+// nodeLife is how long it is kept what a node said.
+const nodeLife = time.Hour
+
+// RedisNodes shares what nodes said of themselves among control planes.
+type RedisNodes struct {
+	redis     *Redis
+	customers func() []string
 }
 
-// ackLife is how long an acknowledgement is kept.
-const ackLife = time.Hour
+var _ authz.NodeStore = (*RedisNodes)(nil)
 
-// Ack notes how far a node has come, for all control planes to see.
-func (r *Redis) Ack(ctx context.Context, customer string, a Ack) error {
-	value := fmt.Sprintf("%d %d %d", a.Epoch, a.Seq, int64(a.At))
-	return r.done(r.client.HSet(ctx, keyOf(customer, "nodes"), a.Node, value).Err())
+// NewRedisNodes makes one; customers lists all that there are.
+func NewRedisNodes(r *Redis, customers func() []string) *RedisNodes {
+	return &RedisNodes{r, customers}
 }
 
-// Acks returns how far the nodes have come, in no order, and forgets those that
-// have not been heard of for long.
-func (r *Redis) Acks(ctx context.Context, customer string, now latchkey.Instant) ([]Ack, error) {
-	all, err := r.client.HGetAll(ctx, keyOf(customer, "nodes")).Result()
-	if err := r.done(err); err != nil {
-		return nil, err
+// WriteNodes implements authz.NodeStore.
+func (n *RedisNodes) WriteNodes(ctx context.Context, nodes []authz.Node) error {
+	of := map[string][]any{}
+	for _, node := range nodes {
+		of[node.Customer] = append(of[node.Customer], node.ID, fmt.Sprintf("%d %d %d", node.Epoch, node.Seq, int64(node.SeenAt)), int64(node.SeenAt))
 	}
-	var list []Ack
-	var gone []string
-	for node, value := range all {
-		a := Ack{Node: node}
-		if n, err := fmt.Sscanf(value, "%d %d %d", &a.Epoch, &a.Seq, (*int64)(&a.At)); n != 3 || err != nil || a.At.Add(ackLife) < now {
-			gone = append(gone, node)
+	customers := slices.Sorted(maps.Keys(of))
+	return n.redis.scripts(ctx, nodesScript, len(customers), func(i int) ([]string, []any) {
+		return []string{keyOf(customers[i], "nodes")}, of[customers[i]]
+	}, func(int, any) error { return nil })
+}
+
+// Nodes implements authz.NodeStore. Those that have long been gone are
+// forgotten.
+func (n *RedisNodes) Nodes(ctx context.Context, customer string, since latchkey.Instant) ([]authz.Node, error) {
+	customers := []string{customer}
+	if customer == "" {
+		customers = n.customers()
+	}
+	var list []authz.Node
+	for _, c := range customers {
+		all, err := n.redis.client.HGetAll(ctx, keyOf(c, "nodes")).Result()
+		if wrongType(err) {
+			n.redis.stats.malformed.Add(1)
 			continue
 		}
-		list = append(list, a)
-	}
-	if len(gone) > 0 {
-		if err := r.done(r.client.HDel(ctx, keyOf(customer, "nodes"), gone...).Err()); err != nil {
-			return list, err
+		if err := n.redis.done(err); err != nil {
+			return nil, err
+		}
+		var gone []string
+		for id, said := range all {
+			node := authz.Node{Customer: c, ID: id}
+			_, err := fmt.Sscanf(said, "%d %d %d", &node.Epoch, &node.Seq, (*int64)(&node.SeenAt))
+			switch {
+			case err != nil || !authz.ValidNode(id):
+				n.redis.stats.malformed.Add(1)
+				gone = append(gone, id)
+			case node.SeenAt >= since:
+				list = append(list, node)
+			case node.SeenAt.Add(nodeLife) < since:
+				gone = append(gone, id)
+			}
+		}
+		if len(gone) > 0 {
+			if err := n.redis.done(n.redis.client.HDel(ctx, keyOf(c, "nodes"), gone...).Err()); err != nil {
+				return list, err
+			}
 		}
 	}
 	return list, nil

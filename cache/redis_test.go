@@ -10,9 +10,11 @@ import (
 	"testing"
 	"time"
 
+	"github.com/google/go-cmp/cmp"
 	"pgregory.net/rapid"
 
 	"github.com/latchkey-dev/latchkey"
+	"github.com/latchkey-dev/latchkey/authz"
 	"github.com/latchkey-dev/latchkey/cache"
 	"github.com/latchkey-dev/latchkey/feed"
 	"github.com/latchkey-dev/latchkey/internal/servers"
@@ -484,22 +486,45 @@ func TestRedis_TellsOfEviction(t *testing.T) {
 	})
 }
 
-func TestRedis_KnowsWhoHasAppliedWhat(t *testing.T) {
+func TestRedisNodes_KnowWhoHasAppliedWhat(t *testing.T) {
 	s := servers.Redis(t)
-	r := openRedis(t, cache.RedisConfig{URL: s.URL()})
+	nodes := cache.NewRedisNodes(openRedis(t, cache.RedisConfig{URL: s.URL()}), func() []string { return []string{acme, "other"} })
 	at := now()
-	for _, a := range []cache.Ack{{Node: "a", Epoch: 1, Seq: 4, At: at}, {Node: "a", Epoch: 1, Seq: 5, At: at}, {Node: "old", Epoch: 1, Seq: 5, At: at.Add(-2 * time.Hour)}} {
-		if err := r.Ack(t.Context(), acme, a); err != nil {
+	said := func(customer, id string, seq int64, at latchkey.Instant) authz.Node {
+		return authz.Node{Customer: customer, ID: id, Epoch: 1, Seq: seq, SeenAt: at}
+	}
+	for _, list := range [][]authz.Node{
+		{said(acme, "a", 4, at), said("other", "o", 1, at)},
+		{said(acme, "a", 5, at.Add(time.Second))},
+		{said(acme, "a", 3, at)}, // late
+		{said(acme, "quiet", 5, at.Add(-time.Minute)), said(acme, "gone", 5, at.Add(-2*time.Hour))},
+		nil,
+	} {
+		if err := nodes.WriteNodes(t.Context(), list); err != nil {
 			t.Fatal(err)
 		}
 	}
-	s.Do(t, "HSET", "lk1:{acme}:nodes", "bad", "what")
-	list, err := r.Acks(t.Context(), acme, at)
-	if err != nil || len(list) != 1 || list[0] != (cache.Ack{Node: "a", Epoch: 1, Seq: 5, At: at}) {
-		t.Errorf("%+v, %v", list, err)
+	s.Do(t, "HSET", "lk1:{acme}:nodes", "bad", "what", "bad name", "1 1 1")
+	want := []authz.Node{said(acme, "a", 5, at.Add(time.Second))}
+	got, err := nodes.Nodes(t.Context(), acme, at.Add(-30*time.Second))
+	if diff := cmp.Diff(want, got); diff != "" || err != nil {
+		t.Error(diff, err)
 	}
-	if left := s.Do(t, "HKEYS", "lk1:{acme}:nodes"); left != "a" {
+	if left := strings.Split(s.Do(t, "HKEYS", "lk1:{acme}:nodes"), "\n"); len(left) != 2 {
 		t.Errorf("kept: %q", left)
+	}
+	if all, err := nodes.Nodes(t.Context(), "", at); err != nil || len(all) != 2 {
+		t.Errorf("of all customers: %v, %v", all, err)
+	}
+	s.Do(t, "SET", "lk1:{acme}:nodes", "what")
+	if got, err := nodes.Nodes(t.Context(), acme, at); err != nil || len(got) != 0 {
+		t.Errorf("%v, %v", got, err)
+	}
+	if err := nodes.WriteNodes(t.Context(), want); err != nil {
+		t.Fatal(err)
+	}
+	if got, err := nodes.Nodes(t.Context(), acme, at); err != nil || len(got) != 1 {
+		t.Errorf("%v, %v", got, err)
 	}
 }
 

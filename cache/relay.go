@@ -54,14 +54,13 @@ type Relay struct {
 	mu     sync.Mutex
 	work   []string            // customers that wait for their turn, in order
 	states map[string]*relayed // of every customer that was ever looked at
-	failed map[string]struct{} // customers whose turn failed, until the next sweep
-	swept  *sweep              // the latest, until it is taken
+	failed map[string]struct{} // customers whose turn failed, until the next tick
 	lags   map[string]int64    // customer → changes that are not published
 	pause  latchkey.Instant    // until then Redis is left alone
 	delay  time.Duration       // of the next pause
 	wake   chan struct{}       // there is work
-	sweeps chan struct{}       // there is a sweep
 	health Health              // as last told
+	blind  bool                // the last tick failed; its own
 	asked  latchkey.Instant    // when it was
 	stats  struct{ published, beats, resets atomic.Int64 }
 }
@@ -70,19 +69,14 @@ type Relay struct {
 type relayed struct {
 	queued, running, again bool
 	head                   Head // the last that was seen; what is published begins after it
+	checked                bool // what is in Redis was found to be of the database's own history
 	held                   string
-}
-
-// sweep is how far the changes go, as just read.
-type sweep struct {
-	positions []authz.Position
-	at        latchkey.Instant // before they were read
 }
 
 // NewRelay makes one; it works while Run does.
 func NewRelay(cfg RelayConfig) *Relay {
 	return &Relay{cfg: cfg, states: map[string]*relayed{}, failed: map[string]struct{}{}, lags: map[string]int64{},
-		wake: make(chan struct{}, 1), sweeps: make(chan struct{}, 1)}
+		wake: make(chan struct{}, 1)}
 }
 
 // RelayStats are counts since the start, and the present state.
@@ -128,15 +122,6 @@ func (r *Relay) Kick(customer string, seq int64) {
 	poke(r.wake)
 }
 
-// Sweep says how far the changes of all customers go, read after the time at,
-// just now. Heartbeats tell it on.
-func (r *Relay) Sweep(positions []authz.Position, at latchkey.Instant) {
-	r.mu.Lock()
-	r.swept = &sweep{positions, at}
-	r.mu.Unlock()
-	poke(r.sweeps)
-}
-
 func poke(c chan struct{}) {
 	select {
 	case c <- struct{}{}:
@@ -166,17 +151,18 @@ func (r *Relay) enqueue(customer string, state *relayed) {
 	}
 }
 
-// Run works until the context ends.
-func (r *Relay) Run(ctx context.Context) {
+// Run works until the context ends: for what it is kicked for at once, and at
+// each tick it sends heartbeats and looks at everything.
+func (r *Relay) Run(ctx context.Context, ticks <-chan time.Time) {
 	var all sync.WaitGroup
 	defer all.Wait()
 	all.Go(func() {
 		for {
+			r.tick(ctx)
 			select {
 			case <-ctx.Done():
 				return
-			case <-r.sweeps:
-				r.sweep(ctx)
+			case <-ticks:
 			}
 		}
 	})
@@ -308,7 +294,7 @@ func (r *Relay) publish(ctx context.Context, customer string) error {
 	}
 }
 
-// start looks at Redis' head, and makes the customer begin anew there where the
+// start looks at Redis' head and its last message, and makes the customer begin anew there where the
 // head is of an earlier epoch, none at all, or ahead of the database.
 func (r *Relay) start(ctx context.Context, customer string, epoch int64) (Head, error) {
 	ctx, cancel := context.WithTimeout(ctx, relayTime)
@@ -318,27 +304,27 @@ func (r *Relay) start(ctx context.Context, customer string, epoch int64) (Head, 
 		return head, err
 	}
 	if head.Found && head.Epoch > epoch {
-		return head, r.hold(customer, head, fmt.Sprintf("Redis is of the later epoch %d, the database of %d", head.Epoch, epoch))
+		return head, r.hold(customer, fmt.Sprintf("Redis is of the later epoch %d, the database of %d", head.Epoch, epoch))
 	}
 	// After the head: what is committed meanwhile is no reason to doubt it.
 	at, err := r.cfg.Record.Position(ctx, customer)
 	if err != nil {
 		return head, err
 	}
-	if head.Found && head.Epoch == epoch && head.Seq <= at.Seq {
-		return head, nil
-	}
 	why := "it was not there"
 	switch {
 	case head.Found && head.Epoch < epoch:
 		why = "it was of an earlier epoch"
 	case head.Found:
-		lost, err := r.lost(ctx, customer, epoch, at.Seq)
-		if err != nil {
+		what, err := r.lost(ctx, customer, epoch, at.Seq)
+		switch {
+		case err != nil:
 			return head, err
-		}
-		if lost {
-			return head, r.hold(customer, head, fmt.Sprintf("Redis has change %d, which the database has lost: it is at %d", head.Seq, at.Seq))
+		case what != "":
+			return head, r.hold(customer, what)
+		case head.Seq <= at.Seq:
+			r.check(customer)
+			return head, nil
 		}
 		why = "its head was ahead of the database"
 		r.cfg.Log.Error("the head in Redis is not one that a control plane has put there", "customer", customer, "head", head.Seq, "database", at.Seq)
@@ -364,25 +350,48 @@ func (r *Relay) start(ctx context.Context, customer string, epoch int64) (Head, 
 		return Head{}, nil // another relay was first: look again
 	}
 	r.stats.resets.Add(1)
+	r.check(customer)
 	r.cfg.Log.Warn("a customer begins anew in Redis", "customer", customer, "because", why, "after", seq)
 	return next, nil
 }
 
-// lost reports whether Redis has a signed change of this epoch that the database
-// does not have.
-func (r *Relay) lost(ctx context.Context, customer string, epoch, seq int64) (bool, error) {
+// check notes that Redis and the database were found to be of one history.
+func (r *Relay) check(customer string) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.state(customer).checked = true
+}
+
+// lost tells what the database, which is at seq, has lost: a change of this
+// epoch of which Redis has the signed message, and the database none, or
+// another. Nodes may have applied it; what has its number now they would not
+// take.
+func (r *Relay) lost(ctx context.Context, customer string, epoch, seq int64) (string, error) {
 	last, found, err := r.cfg.Redis.lastPosted(ctx, customer)
 	if err != nil || !found {
-		return false, err
+		return "", err
 	}
 	m, err := r.cfg.Verifier.OpenMessage(last.Text, customer)
-	return err == nil && m.Epoch == epoch && m.Seq > seq, nil
+	if err != nil || m.Epoch != epoch {
+		return "", nil
+	}
+	if m.Seq > seq {
+		return fmt.Sprintf("Redis has change %d, which the database has lost: it is at %d", m.Seq, seq), nil
+	}
+	same, err := r.cfg.Record.Changes(ctx, customer, m.Seq-1, 1)
+	if err != nil {
+		return "", err
+	}
+	if len(same) > 0 && same[0].At != m.At {
+		return fmt.Sprintf("Redis has a change %d of %s, and the database another one of %s", m.Seq, m.At, same[0].At), nil
+	}
+	return "", nil
 }
 
 // hold stops publishing for a customer, and its heartbeats, until Redis or the
 // database has changed.
-func (r *Relay) hold(customer string, head Head, why string) error {
-	r.note(customer, head, why)
+func (r *Relay) hold(customer string, why string) error {
+	r.note(customer, Head{}, why)
 	return errHeld
 }
 
@@ -497,100 +506,112 @@ func (r *Relay) entry(ctx context.Context, maker *authz.RecordMaker, customer st
 	return e, nil
 }
 
-// sweep compares Redis with the database, gives those behind a turn, and sends
-// heartbeats.
-func (r *Relay) sweep(ctx context.Context) {
+// tick compares Redis with the database, gives customers that are behind a turn,
+// and sends heartbeats.
+func (r *Relay) tick(ctx context.Context) {
 	r.mu.Lock()
-	swept := r.swept
-	r.swept = nil
 	for customer := range r.failed {
 		r.enqueue(customer, r.state(customer))
 	}
 	clear(r.failed)
 	r.mu.Unlock()
 	poke(r.wake)
-	if swept == nil {
-		return
-	}
 	ctx, cancel := context.WithTimeout(ctx, relayTime)
 	defer cancel()
-	if err := r.compare(ctx, swept); err != nil && ctx.Err() == nil {
-		r.cfg.Log.Warn("Redis was not compared with the database", "error", err.Error())
+	err := r.compare(ctx)
+	switch {
+	case errors.Is(err, context.Canceled):
+	case err != nil && !r.blind:
+		r.cfg.Log.Error("Redis is not compared with the database, and there are no heartbeats", "error", err.Error())
+		r.blind = true
+	case err == nil && r.blind:
+		r.cfg.Log.Info("Redis is compared with the database again")
+		r.blind = false
 	}
 }
 
-func (r *Relay) compare(ctx context.Context, swept *sweep) error {
+func (r *Relay) compare(ctx context.Context) error {
+	at := r.cfg.Now() // before what heartbeats tell is read
+	swept, err := r.cfg.Record.Positions(ctx)
+	if err != nil {
+		return err
+	}
 	epoch, err := r.cfg.Epoch(ctx)
 	if err != nil {
 		return err
 	}
-	positions := make([]authz.Position, 0, len(swept.positions))
-	customers := make([]string, 0, len(swept.positions))
-	for _, p := range swept.positions {
+	positions := make([]authz.Position, 0, len(swept))
+	customers := make([]string, 0, len(swept))
+	for _, p := range swept {
 		if latchkey.ValidName(p.Chain) {
 			positions, customers = append(positions, p), append(customers, p.Chain)
 		}
-	}
-	if err := r.beat(ctx, swept.at, epoch, positions); err != nil {
-		return err
 	}
 	heads, err := r.cfg.Redis.Heads(ctx, customers)
 	if err != nil {
 		return err
 	}
-	r.mu.Lock()
+	var beats []authz.Position // of customers whom Redis is not ahead of
 	for i, p := range positions {
-		state, head := r.state(p.Chain), heads[i]
-		if head.Found && head.Epoch == epoch && head.Seq == p.Seq && state.held == "" {
-			if !state.running {
-				state.head = head
+		head := heads[i]
+		if head.Found && head.Epoch == epoch && head.Seq > p.Seq { // unless it was published just now
+			again, err := r.cfg.Record.Position(ctx, p.Chain)
+			if err != nil {
+				return err
 			}
-			delete(r.lags, p.Chain)
-			continue
+			p.Seq = again.Seq
 		}
-		if head.Epoch == epoch {
-			if head.Seq > p.Seq && state.head.Found && state.head.Seq >= head.Seq && state.held == "" {
-				continue // published since the positions were read
-			}
-			r.lags[p.Chain] = max(p.Seq-head.Seq, 0)
-		} else {
-			r.lags[p.Chain] = p.Seq
+		if r.see(p, head, epoch) && r.cfg.Sidecars(p.Chain) {
+			beats = append(beats, positions[i])
 		}
-		if !state.running {
-			state.head = Head{}
-		}
-		r.enqueue(p.Chain, state)
 	}
-	r.mu.Unlock()
 	poke(r.wake)
+	if err := r.beat(ctx, at, epoch, beats); err != nil {
+		return err
+	}
 	r.look(ctx)
 	return nil
 }
 
-// beat sends the heartbeats of customers that have sidecars.
-func (r *Relay) beat(ctx context.Context, at latchkey.Instant, epoch int64, positions []authz.Position) error {
-	var beats []Beat
-	for _, p := range positions {
-		if !r.cfg.Sidecars(p.Chain) || r.isHeld(p.Chain) {
-			continue
+// see compares Redis with the database for a customer, and gives it a turn where
+// they differ. It reports whether Redis is known not to be ahead.
+func (r *Relay) see(p authz.Position, head Head, epoch int64) bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	state := r.state(p.Chain)
+	if head.Found && head.Epoch == epoch && head.Seq == p.Seq && state.checked && state.held == "" {
+		if !state.running {
+			state.head = head
 		}
+		delete(r.lags, p.Chain)
+		return true
+	}
+	r.lags[p.Chain] = p.Seq
+	if head.Epoch == epoch {
+		r.lags[p.Chain] = max(p.Seq-head.Seq, 0)
+	}
+	if !state.running {
+		state.head = Head{}
+	}
+	r.enqueue(p.Chain, state)
+	return state.checked && state.held == "" && (!head.Found || head.Epoch < epoch || head.Epoch == epoch && head.Seq <= p.Seq)
+}
+
+// beat sends heartbeats.
+func (r *Relay) beat(ctx context.Context, at latchkey.Instant, epoch int64, positions []authz.Position) error {
+	beats := make([]Beat, len(positions))
+	for i, p := range positions {
 		text, err := r.cfg.Signer.SignHeartbeat(&feed.Heartbeat{Customer: p.Chain, Issuer: r.cfg.Node, At: at, Epoch: epoch, Head: p.Seq, Policies: p.Policies})
 		if err != nil {
 			return err
 		}
-		beats = append(beats, Beat{p.Chain, text})
+		beats[i] = Beat{p.Chain, text}
 	}
 	if err := r.cfg.Redis.Beats(ctx, beats); err != nil {
 		return err
 	}
 	r.stats.beats.Add(int64(len(beats)))
 	return nil
-}
-
-func (r *Relay) isHeld(customer string) bool {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	return r.state(customer).held != ""
 }
 
 // look asks Redis now and then how it is.

@@ -6,6 +6,7 @@ import (
 
 	"github.com/latchkey-dev/latchkey"
 	"github.com/latchkey-dev/latchkey/authz"
+	"github.com/latchkey-dev/latchkey/scopes"
 )
 
 // shards is how many locks the table has; a power of two. More of them spread
@@ -23,6 +24,9 @@ type Table struct {
 	customers map[string]*authz.Customer
 
 	lookups atomic.Int64
+
+	// followed holds the ids of customers that have, or had, a key for sidecars.
+	followed sync.Map
 }
 
 var _ authz.KeyTable = (*Table)(nil)
@@ -129,6 +133,9 @@ func (t *Table) know(k *authz.KeyState) *authz.KeyState {
 		s.keys = map[authz.KeyID]*authz.KeyState{}
 	}
 	s.keys[k.ID] = k
+	if k.Customer != nil && k.Scopes.Has(scopes.Sidecar) {
+		t.followed.Store(k.Customer.ID, nil)
+	}
 	return k
 }
 
@@ -186,6 +193,13 @@ func (t *Table) AddCustomer(c *authz.Customer) {
 	if _, ok := t.customers[c.ID]; !ok {
 		t.customers[c.ID] = c
 	}
+}
+
+// Followed reports whether a customer has, or had while this process knew of it,
+// a key that sidecars can use.
+func (t *Table) Followed(customer string) bool {
+	_, ok := t.followed.Load(customer)
+	return ok
 }
 
 // Len counts the keys, ended ones too.
