@@ -247,25 +247,6 @@ func (g *Granter) change(ctx context.Context, call Call, reply func() any, do fu
 	return err
 }
 
-// Apply takes in that the grants of a subject have changed, by another process,
-// in the customer's change with the given number. On an error nothing is known
-// of it.
-func (g *Granter) Apply(ctx context.Context, c *Customer, subject EntityRef, seq int64, now latchkey.Instant) error {
-	grants := &Grants{Version: seq}
-	if subject.Type == SubjectAccessKey {
-		list, asOf, err := g.cfg.Record.SubjectGrants(ctx, c.ID, subject, now)
-		if err != nil {
-			return err
-		}
-		bodies, _ := GrantBodies(list)
-		if grants, err = NewGrants(g.cfg.Parser, bodies, asOf); err != nil {
-			return err
-		}
-	}
-	g.apply(ctx, c, subject, grants)
-	return nil
-}
-
 // apply makes memory as new as the given grants; those of any other subject
 // than an access key are read when they are asked for.
 func (g *Granter) apply(ctx context.Context, c *Customer, subject EntityRef, grants *Grants) {
