@@ -13,6 +13,7 @@ type CLI struct {
 	Init        InitCmd                   `cmd:"" help:"Make the data directory, the customer 'default' and the root key, without serving."`
 	Keys        KeysCmd                   `cmd:"" help:"Make, list, rotate and revoke access keys."`
 	Sets        SetsCmd                   `cmd:"" help:"Write and read the sets that policies ask."`
+	Grants      GrantsCmd                 `cmd:"" help:"Give, show and end rights that subjects hold for a while."`
 	Customers   CustomersCmd              `cmd:"" help:"Make, list, change and end customers."`
 	Policies    PoliciesCmd               `cmd:"" help:"Publish, show, check and test policies."`
 	Decide      DecideCmd                 `cmd:"" help:"Ask for a decision; exit code 1 when it is a deny."`

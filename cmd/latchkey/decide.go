@@ -22,7 +22,7 @@ type DecideCmd struct {
 	Property    map[string]string `help:"Properties of the resource, as texts."`
 	Context     map[string]string `help:"Members of the context, as texts."`
 	Policy      string            `help:"Policy to ask; the customer's default one where empty." placeholder:"NAME"`
-	Explain     bool              `help:"Show every scope entry and rule that was looked at."`
+	Explain     bool              `help:"Show every scope entry, grant and rule that was looked at."`
 }
 
 // errDenied is the exit code of a deny.
@@ -77,6 +77,8 @@ func showDecision(std streams, reply gjson.Result) error {
 	fmt.Fprintf(std.out, "%s  (until %s)\n", answer.Get("action"), answer.Get("expires_at"))
 	for _, r := range answer.Get("reasons").Array() {
 		switch {
+		case r.Get("source").String() == "grant":
+			fmt.Fprintf(std.out, "  %s: grant %s, entry %s, selector %q permits %s\n", r.Get("code"), r.Get("id"), r.Get("entry"), r.Get("selector"), r.Get("permission"))
 		case r.Get("entry").Exists():
 			fmt.Fprintf(std.out, "  %s: entry %s, selector %q permits %s\n", r.Get("code"), r.Get("entry"), r.Get("selector"), r.Get("permission"))
 		case r.Get("source").String() == "policy":
@@ -94,6 +96,15 @@ func showDecision(std streams, reply gjson.Result) error {
 		for _, e := range entries {
 			rows = append(rows, []string{"  " + e.Get("entry").String(), e.Get("selector").String(), list(e.Get("permissions")),
 				strconv.FormatBool(e.Get("selector_matches").Bool()), strconv.FormatBool(e.Get("action_permitted").Bool()), e.Get("why").String()})
+		}
+		if err := table(std.out, rows); err != nil {
+			return err
+		}
+	}
+	if grants := explain.Get("grants").Array(); len(grants) > 0 {
+		rows := [][]string{{"  GRANT", "STARTS", "ENDS", "WHY", "REASON"}}
+		for _, r := range grants {
+			rows = append(rows, []string{"  " + r.Get("id").String(), r.Get("not_before").String(), dash(r.Get("expires_at")), r.Get("why").String(), r.Get("reason").String()})
 		}
 		if err := table(std.out, rows); err != nil {
 			return err
