@@ -12,8 +12,10 @@ import (
 
 // Limits of a Feed.
 const (
-	// MaxPage is how many messages it gives at a time.
-	MaxPage = 256
+	// MaxPage is how many messages it gives at a time, and pageBytes of about what
+	// size together.
+	MaxPage   = 256
+	pageBytes = 1 << 20
 	// keptChanges and keptChangeBytes bound what it keeps of one customer.
 	keptChanges     = 1024
 	keptChangeBytes = 4 << 20
@@ -203,11 +205,14 @@ type FeedPage struct {
 func (f *Feed) Messages(ctx context.Context, customer string, after int64) (FeedPage, error) {
 	head, kept := f.recent(customer, after)
 	if head > 0 && (after >= head || len(kept) > 0) {
-		p := FeedPage{Head: head, From: after + 1}
+		p, size := FeedPage{Head: head, From: after + 1}, 0
 		for _, k := range kept {
 			text, err := f.text(ctx, customer, k)
 			if err != nil {
 				return FeedPage{}, err
+			}
+			if size += len(text); len(p.Messages) > 0 && size > pageBytes {
+				break // the rest comes with the next page
 			}
 			p.Messages = append(p.Messages, text)
 		}
@@ -278,11 +283,14 @@ func (f *Feed) Older(ctx context.Context, customer string, after int64) (FeedPag
 	if len(list) == 0 {
 		return FeedPage{Head: at.Seq, From: at.Seq + 1}, nil
 	}
-	p := FeedPage{Head: at.Seq, From: after + 1}
+	p, size := FeedPage{Head: at.Seq, From: after + 1}, 0
 	for _, t := range list {
 		text, err := f.sign(&feed.Message{Customer: customer, Epoch: f.Epoch(), Seq: t.Seq, At: t.At, Touched: t.Refs, All: t.All})
 		if err != nil {
 			return FeedPage{}, err
+		}
+		if size += len(text); len(p.Messages) > 0 && size > pageBytes {
+			break
 		}
 		p.Messages = append(p.Messages, text)
 		p.Head = max(p.Head, t.Seq)

@@ -546,3 +546,27 @@ func (s *sharedNodes) Nodes(_ context.Context, customer string, since latchkey.I
 	defer s.mu.Unlock()
 	return slices.DeleteFunc(slices.Clone(s.nodes), func(n authz.Node) bool { return n.Customer != customer && customer != "" || n.SeenAt < since }), nil
 }
+
+// BenchmarkFeed_FanOut is one change told to a hundred who wait for it.
+func BenchmarkFeed_FanOut(b *testing.B) {
+	a := start(b)
+	a.client.Transport.(*http.Transport).MaxIdleConnsPerHost = 128
+	s := a.sidecar("n")
+	a.clock.advance(time.Second)
+	for b.Loop() {
+		var answers []<-chan *reply
+		for range 100 {
+			answers = append(answers, s.poll("30"))
+		}
+		b.StopTimer()
+		a.waiters(100)
+		b.StartTimer()
+		a.do("POST", "/v1/subjects:bulkUpdate", a.root, `{"subjects":[{"type":"user","id":"laura"}]}`)
+		for _, answer := range answers {
+			if r := <-answer; r.get("messages.#").Int() != 1 {
+				b.Fatalf("%s", r.body)
+			}
+		}
+		s.after++
+	}
+}

@@ -51,11 +51,11 @@ func (n *node) shareNodes(ctx context.Context) {
 			n.shareOnce()
 			return
 		case <-n.nodes.Urgent():
-			select {
+			n.shareOnce()
+			select { // what is said meanwhile is written at the end of it
 			case <-ctx.Done():
 			case <-time.After(together):
 			}
-			n.shareOnce()
 		case <-seen.C:
 			n.shareOnce()
 		case <-sweep.C:

@@ -115,11 +115,11 @@ func rootKey(data string) (string, error) {
 }
 
 // send makes one request in the customer default; a nil body sends none.
-func (p *process) send(ctx context.Context, key, method, path string, body any) (status int, reply gjson.Result, err error) {
-	return p.sendAs(ctx, key, "default", method, path, body)
+func (p *process) send(ctx context.Context, key, method, path string, body any, headers ...string) (status int, reply gjson.Result, err error) {
+	return p.sendAs(ctx, key, "default", method, path, body, headers...)
 }
 
-func (p *process) sendAs(ctx context.Context, key, customer, method, path string, body any) (status int, reply gjson.Result, err error) {
+func (p *process) sendAs(ctx context.Context, key, customer, method, path string, body any, headers ...string) (status int, reply gjson.Result, err error) {
 	var payload io.Reader
 	if body != nil {
 		text, err := json.Marshal(body)
@@ -133,6 +133,9 @@ func (p *process) sendAs(ctx context.Context, key, customer, method, path string
 		return 0, reply, err
 	}
 	req.Header.Set("Authorization", "Bearer "+key)
+	for i := 0; i < len(headers); i += 2 {
+		req.Header.Set(headers[i], headers[i+1])
+	}
 	req.Header.Set("X-Customer-ID", customer)
 	if body != nil {
 		req.Header.Set("Content-Type", "application/json")
