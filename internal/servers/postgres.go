@@ -153,6 +153,21 @@ func (s *PostgresServer) Database(t testing.TB) string {
 	return "postgres:///" + name + "?" + url.Values{"host": {s.dir}, "user": {"postgres"}}.Encode()
 }
 
+// Socket is the path of the server's socket.
+func (s *PostgresServer) Socket() string { return filepath.Join(s.dir, ".s.PGSQL.5432") }
+
+// Through is the URL of a database as it is reached through a proxy at an
+// address, HOST:PORT.
+func (s *PostgresServer) Through(t testing.TB, database, address string) string {
+	t.Helper()
+	u, err := url.Parse(database)
+	if err != nil {
+		t.Fatal(err)
+	}
+	u.User, u.Host, u.RawQuery = url.User("postgres"), address, "sslmode=disable"
+	return u.String()
+}
+
 func (s *PostgresServer) stopped() bool { return s.running.signal(0) != nil }
 
 // SQL runs a statement in the database of that URL and returns what psql prints

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"io"
 	"net"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -12,16 +13,15 @@ import (
 // Proxy stands between a client and a server on TCP and does to what goes
 // through it what networks do.
 type Proxy struct {
-	ln     net.Listener
-	target string
-	unix   bool
+	ln net.Listener
 
-	mu    sync.Mutex
-	wake  *sync.Cond
-	mode  mode
-	delay time.Duration
-	conns map[net.Conn]struct{}
-	all   sync.WaitGroup
+	mu     sync.Mutex
+	wake   *sync.Cond
+	target string
+	mode   mode
+	delay  time.Duration
+	conns  map[net.Conn]struct{}
+	all    sync.WaitGroup
 }
 
 type mode int
@@ -42,9 +42,6 @@ func NewProxy(t testing.TB, target string) *Proxy {
 		t.Fatal(err)
 	}
 	p := &Proxy{ln: ln, target: target, conns: map[net.Conn]struct{}{}}
-	if len(target) > 5 && target[:5] == "unix:" {
-		p.target, p.unix = target[5:], true
-	}
 	p.wake = sync.NewCond(&p.mu)
 	p.all.Go(p.accept)
 	t.Cleanup(func() {
@@ -72,6 +69,14 @@ func (p *Proxy) Cut() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.cut()
+}
+
+// To puts another server in the place of the present one, for connections that
+// are still to come.
+func (p *Proxy) To(target string) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.target = target
 }
 
 // Delay lets each piece of what goes through wait.
@@ -123,11 +128,13 @@ func (p *Proxy) accept() {
 
 func (p *Proxy) serve(client net.Conn) {
 	defer client.Close()
-	network := "tcp"
-	if p.unix {
-		network = "unix"
+	p.mu.Lock()
+	network, target := "tcp", p.target
+	p.mu.Unlock()
+	if path, ok := strings.CutPrefix(target, "unix:"); ok {
+		network, target = "unix", path
 	}
-	server, err := net.DialTimeout(network, p.target, patience)
+	server, err := net.DialTimeout(network, target, patience)
 	if err != nil {
 		return
 	}
