@@ -101,8 +101,8 @@ func (m *RecordMaker) RecordOf(at Position, k *FullKey) (*feed.Record, error) {
 
 // keyBody writes down the key, and in r when it ends.
 func keyBody(r *feed.Record, at Position, k *FullKey) *feed.KeyBody {
-	body := &feed.KeyBody{ID: k.Key.ID.String(), Scopes: k.Key.Scopes, Metadata: k.Key.Metadata,
-		ExpiresAt: k.Key.ExpiresAt, RevokedAt: min(k.Key.RevokedAt, at.DeletedAt), Secrets: []feed.SecretBody{}}
+	body := &feed.KeyBody{ID: k.Key.ID.String(), Handle: k.Key.Handle, Scopes: k.Key.Scopes, Metadata: k.Key.Metadata,
+		CreatedAt: k.Key.CreatedAt, RotatedFrom: k.Key.RotatedFrom, ExpiresAt: k.Key.ExpiresAt, RevokedAt: min(k.Key.RevokedAt, at.DeletedAt), Secrets: []feed.SecretBody{}}
 	for _, s := range k.Secrets {
 		body.Secrets = append(body.Secrets, feed.SecretBody{Kid: s.Kid.String(), Mode: string(s.Mode), Digest: s.Digest[:], Pepper: s.Pepper, EndsAt: s.EndsAt})
 	}

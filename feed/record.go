@@ -26,13 +26,16 @@ type Record struct {
 
 // KeyBody is an access key in a record. It holds no secret.
 type KeyBody struct {
-	ID        string           `json:"id"`
-	Scopes    string           `json:"scopes"`   // canonical JSON of {"customer": {…}}
-	Metadata  string           `json:"metadata"` // canonical JSON object of strings
-	ExpiresAt latchkey.Instant `json:"expires_at"`
-	RevokedAt latchkey.Instant `json:"revoked_at"`
-	Secrets   []SecretBody     `json:"secrets"`
-	Grants    []GrantBody      `json:"grants,omitempty"`
+	ID          string           `json:"id"`
+	Handle      string           `json:"handle"`
+	Scopes      string           `json:"scopes"`   // canonical JSON of {"customer": {…}}
+	Metadata    string           `json:"metadata"` // canonical JSON object of strings
+	CreatedAt   latchkey.Instant `json:"created_at"`
+	ExpiresAt   latchkey.Instant `json:"expires_at"`
+	RevokedAt   latchkey.Instant `json:"revoked_at"`
+	RotatedFrom string           `json:"rotated_from,omitempty"`
+	Secrets     []SecretBody     `json:"secrets"`
+	Grants      []GrantBody      `json:"grants,omitempty"`
 }
 
 // SecretBody is the digest of one secret of a key.

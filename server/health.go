@@ -85,10 +85,12 @@ func (s *Server) ready(r *request) error {
 	if rd.Code != "" {
 		return rd.err()
 	}
-	ctx, cancel := r.context()
-	defer cancel()
-	if err := s.cfg.Events.Ping(ctx); err != nil {
-		return latchkey.Errorf(latchkey.Unavailable, "not_ready", "the database does not answer").Because(err)
+	if s.cfg.Events != nil { // a sidecar has no database
+		ctx, cancel := r.context()
+		defer cancel()
+		if err := s.cfg.Events.Ping(ctx); err != nil {
+			return latchkey.Errorf(latchkey.Unavailable, "not_ready", "the database does not answer").Because(err)
+		}
 	}
 	r.out = append(r.out[:0], `{"status":"ready"}`...)
 	return r.json(http.StatusOK)

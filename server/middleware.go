@@ -23,6 +23,7 @@ type route struct {
 	// empty it is derived: "POST /v1/access_keys" is access_key.create.
 	action   string
 	open     bool          // needs no credential
+	local    bool          // a sidecar answers it itself
 	forward  bool          // a proxy asks about somebody else's request
 	decision bool          // logs failures and a sample only
 	decides  bool          // answers by decisions, which say what they rest on; derived from the action

@@ -13,29 +13,29 @@ import (
 const jsonBody = fiber.MIMEApplicationJSON
 
 // routes is the list of everything that the API answers; openapi.yaml is held
-// to it by a test.
+// to it by a test. A sidecar answers what is local, and passes on the rest.
 func (s *Server) routes() {
 	for _, rt := range []route{
-		{method: http.MethodPost, path: "/decision", action: "decision.evaluate", decision: true, single: true, body: jsonBody, may: mayDecide, handle: s.decide},
-		{method: http.MethodPost, path: "/decision/batch", action: "decision.evaluate", decision: true, body: jsonBody, may: mayDecide, handle: s.decideBatch},
-		{method: http.MethodPost, path: "/decision/explain", action: "decision.explain", decision: true, body: jsonBody, may: mayDecide, handle: s.explain},
-		{method: http.MethodPost, path: "/decision/:policy", action: "decision.evaluate", decision: true, single: true, body: jsonBody, may: mayDecide, handle: s.decide},
-		{method: http.MethodPost, path: "/access/v1/evaluation", action: "decision.evaluate", decision: true, single: true, authzen: true, body: jsonBody, may: mayDecide, handle: s.evaluation},
-		{method: http.MethodPost, path: "/access/v1/evaluations", action: "decision.evaluate", decision: true, authzen: true, body: jsonBody, may: mayDecide, handle: s.evaluations},
+		{method: http.MethodPost, path: "/decision", local: true, action: "decision.evaluate", decision: true, single: true, body: jsonBody, may: mayDecide, handle: s.decide},
+		{method: http.MethodPost, path: "/decision/batch", local: true, action: "decision.evaluate", decision: true, body: jsonBody, may: mayDecide, handle: s.decideBatch},
+		{method: http.MethodPost, path: "/decision/explain", local: true, action: "decision.explain", decision: true, body: jsonBody, may: mayDecide, handle: s.explain},
+		{method: http.MethodPost, path: "/decision/:policy", local: true, action: "decision.evaluate", decision: true, single: true, body: jsonBody, may: mayDecide, handle: s.decide},
+		{method: http.MethodPost, path: "/access/v1/evaluation", local: true, action: "decision.evaluate", decision: true, single: true, authzen: true, body: jsonBody, may: mayDecide, handle: s.evaluation},
+		{method: http.MethodPost, path: "/access/v1/evaluations", local: true, action: "decision.evaluate", decision: true, authzen: true, body: jsonBody, may: mayDecide, handle: s.evaluations},
 		{method: http.MethodPost, path: "/access/v1/search/subject", action: "decision.search", decision: true, authzen: true, body: jsonBody, may: s.cfg.Searcher.May, handle: s.searchSubjects},
 		{method: http.MethodPost, path: "/access/v1/search/resource", action: "decision.search", decision: true, authzen: true, body: jsonBody, may: s.cfg.Searcher.May, handle: s.searchResources},
 		{method: http.MethodPost, path: "/access/v1/search/action", action: "decision.search", decision: true, authzen: true, body: jsonBody, may: s.cfg.Searcher.May, handle: s.searchActions},
-		{method: http.MethodGet, path: "/.well-known/authzen-configuration", open: true, handle: s.authzenConfiguration},
+		{method: http.MethodGet, path: "/.well-known/authzen-configuration", local: true, open: true, handle: s.authzenConfiguration},
 
 		{method: http.MethodPost, path: "/v1/access_keys", change: true, body: jsonBody, may: s.cfg.Keys.MayCreate, handle: s.createKey},
 		{method: http.MethodGet, path: "/v1/access_keys", query: true, may: s.cfg.Keys.MayList, handle: s.listKeys},
-		{method: http.MethodPost, path: "/v1/access_keys/verify", action: "access_key.verify", decision: true, body: jsonBody, may: mayDecide, handle: s.verifyKey},
+		{method: http.MethodPost, path: "/v1/access_keys/verify", local: true, action: "access_key.verify", decision: true, body: jsonBody, may: mayDecide, handle: s.verifyKey},
 		{method: http.MethodGet, path: "/v1/access_keys/self", may: anyone, handle: s.getSelf},
 		{method: http.MethodGet, path: "/v1/access_keys/:id", may: s.cfg.Keys.MayList, handle: s.getKey},
 		{method: http.MethodDelete, path: "/v1/access_keys/:id", action: "access_key.revoke", query: true, change: true, may: anyone, handle: s.revokeKey},
 		{method: http.MethodPost, path: "/v1/access_keys/:id/rotate", action: "access_key.rotate", change: true, body: jsonBody, may: s.cfg.Keys.MayCreate, handle: s.rotateKey},
 		{method: http.MethodGet, path: "/v1/access_keys/:id/rego", may: s.cfg.Keys.MayList, handle: s.keyRego},
-		{method: http.MethodPost, path: "/v1/introspect", action: "access_key.verify", decision: true, body: fiber.MIMEApplicationForm, may: mayDecide, handle: s.introspect},
+		{method: http.MethodPost, path: "/v1/introspect", local: true, action: "access_key.verify", decision: true, body: fiber.MIMEApplicationForm, may: mayDecide, handle: s.introspect},
 
 		{method: http.MethodPost, path: "/v1/policies", change: true, body: jsonBody, may: s.cfg.Policies.MayCreate, handle: s.createPolicy},
 		{method: http.MethodGet, path: "/v1/policies", query: true, may: s.cfg.Policies.MayList, handle: s.listPolicies},
@@ -96,13 +96,18 @@ func (s *Server) routes() {
 		{method: http.MethodGet, path: "/v1/auditing/:id", action: "audit_event.read", query: true, ended: true, may: mayAudit, handle: s.getEvent},
 		{method: http.MethodPost, path: "/v1/auditing/verify", action: "audit_event.verify", query: true, ended: true, may: mayAudit, deadline: time.Minute, handle: s.verifyChain},
 
-		{method: http.MethodGet, path: "/health/live", open: true, decision: true, handle: s.live},
-		{method: http.MethodGet, path: "/health/ready", open: true, decision: true, handle: s.ready},
+		{method: http.MethodGet, path: "/health/live", local: true, open: true, decision: true, handle: s.live},
+		{method: http.MethodGet, path: "/health/ready", local: true, open: true, decision: true, handle: s.ready},
 		{method: http.MethodGet, path: "/openapi.yaml", open: true, handle: s.openapi},
 	} {
-		s.mount(s.app, &rt)
+		if rt.local || s.cfg.Upstream == nil {
+			s.mount(s.app, &rt)
+		}
 	}
 	s.forwardRoutes(s.app, "")
+	if s.cfg.Upstream != nil {
+		s.passRoute()
+	}
 }
 
 func anyone(*authz.Caller) error { return nil }

@@ -9,6 +9,7 @@ import (
 	"errors"
 	"log/slog"
 	"net"
+	"net/http"
 	"slices"
 	"strings"
 	"sync"
@@ -62,6 +63,13 @@ type Config struct {
 	// BundleSigner signs the bundles that the server offers; without it only
 	// unsigned ones can be had.
 	BundleSigner *bundle.Signer
+	// Upstream makes the server a sidecar's: it answers decisions and what they
+	// need, and hands every other request on, whose URL holds a path and a query
+	// alone. Of the services only the Authenticator and the PDP are wanted then.
+	// nil for a control plane.
+	Upstream http.RoundTripper
+	// KeyRecords finds what verify and introspect tell of a key; nil is Record.
+	KeyRecords KeyRecords
 	// Tracer makes a span a request; nil makes none.
 	Tracer trace.Tracer
 
@@ -98,6 +106,11 @@ type Config struct {
 	// reply, IdleTimeout the wait for the next request. Defaults 10 s, 10 s,
 	// 60 s.
 	ReadTimeout, WriteTimeout, IdleTimeout time.Duration
+}
+
+// KeyRecords finds the records of access keys. Implemented by authz.Record.
+type KeyRecords interface {
+	Key(ctx context.Context, customer string, id authz.KeyID) (authz.Key, error)
 }
 
 // Events is the audit trail as the API reads it. Implemented by store.DB.
@@ -140,6 +153,9 @@ func New(cfg Config) *Server {
 	orDefault(&cfg.ReadTimeout, 10*time.Second)
 	orDefault(&cfg.WriteTimeout, 10*time.Second)
 	orDefault(&cfg.IdleTimeout, 60*time.Second)
+	if cfg.KeyRecords == nil {
+		cfg.KeyRecords = cfg.Record
+	}
 	s := &Server{
 		cfg:          cfg,
 		metrics:      newMetrics(cfg.Registry),
@@ -154,7 +170,9 @@ func New(cfg Config) *Server {
 	}
 	cfg.Registry.MustRegister(prometheus.NewGaugeFunc(prometheus.GaugeOpts{
 		Name: "latchkey_bundle_waiting", Help: "Clients that wait for a bundle to change."}, func() float64 { return float64(s.bundles.waiters.waiting()) }))
-	s.registerFeed(cfg.Registry)
+	if cfg.Upstream == nil {
+		s.registerFeed(cfg.Registry)
+	}
 	s.pool.New = func() any { return &request{s: s} }
 	s.checks.New = func() any { return &checking{s: s} }
 	s.app = s.newApp()

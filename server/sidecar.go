@@ -55,8 +55,8 @@ func (s *Server) sidecarKeys(r *request) error {
 		return err
 	}
 	public := s.cfg.Feed.Signer().Public()
-	b := append(r.out[:0], `{"epoch":`...)
-	b = strconv.AppendInt(b, s.cfg.Feed.Epoch(), 10)
+	b := strictjson.AppendString(append(r.out[:0], `{"customer":`...), r.caller.Customer.ID)
+	b = strconv.AppendInt(append(b, `,"epoch":`...), s.cfg.Feed.Epoch(), 10)
 	b = strconv.AppendInt(append(b, `,"head":`...), at.Seq, 10)
 	b = strconv.AppendInt(append(b, `,"policies":`...), at.Policies, 10)
 	b = strictjson.AppendString(append(b, `,"max_staleness":`...), s.cfg.MaxStaleness.String())

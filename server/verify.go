@@ -40,7 +40,7 @@ func (s *Server) verifyKey(r *request) error {
 	} else {
 		ctx, cancel := r.context()
 		defer cancel()
-		record, err := s.cfg.Record.Key(ctx, r.caller.Customer.ID, resolved.Key.ID)
+		record, err := s.cfg.KeyRecords.Key(ctx, r.caller.Customer.ID, resolved.Key.ID)
 		if err != nil {
 			return err
 		}
@@ -144,7 +144,7 @@ func (s *Server) introspect(r *request) error {
 	}
 	ctx, cancel := r.context()
 	defer cancel()
-	record, err := s.cfg.Record.Key(ctx, r.caller.Customer.ID, resolved.Key.ID)
+	record, err := s.cfg.KeyRecords.Key(ctx, r.caller.Customer.ID, resolved.Key.ID)
 	if err != nil {
 		return err
 	}

@@ -10,6 +10,7 @@ type CLI struct {
 	Globals
 
 	Serve       ServeCmd                  `cmd:"" help:"Run the server: control plane and decision point in one process."`
+	Sidecar     SidecarCmd                `cmd:"" help:"Run a decision point beside an application, without the database."`
 	Init        InitCmd                   `cmd:"" help:"Make the data directory, the customer 'default' and the root key, without serving."`
 	Keys        KeysCmd                   `cmd:"" help:"Make, list, rotate and revoke access keys."`
 	Sets        SetsCmd                   `cmd:"" help:"Write and read the sets that policies ask."`

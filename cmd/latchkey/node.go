@@ -217,6 +217,7 @@ type node struct {
 	log      *slog.Logger
 	now      func() time.Time
 
+	data     string // the directory
 	parser   *scopes.Parser
 	policies *authz.Policies
 	// waiting says what decisions wait for, "" once they can be made.
@@ -254,7 +255,7 @@ func openNode(ctx context.Context, cmd *ServeCmd, with nodeConfig) (*node, error
 	if err != nil {
 		return nil, err
 	}
-	n := &node{base: b, table: &cache.Table{}, entities: cache.NewDirectory(), log: log, now: now, registry: prometheus.NewRegistry()}
+	n := &node{base: b, data: cmd.Data, table: &cache.Table{}, entities: cache.NewDirectory(), log: log, now: now, registry: prometheus.NewRegistry()}
 	parser := scopes.NewParser(compiledRegexps)
 	n.parser = parser
 	n.waitFor("records are being loaded")

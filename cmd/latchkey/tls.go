@@ -11,23 +11,23 @@ import (
 
 // tls is the configuration for it, nil for plain HTTP. The certificate is read
 // again when its file changes, so that a renewal needs no restart.
-func (cmd *ServeCmd) tls() (*tls.Config, error) {
-	if cmd.TLSCert == "" {
+func (f *Front) tls() (*tls.Config, error) {
+	if f.TLSCert == "" {
 		return nil, nil
 	}
-	pair := &keyPair{cert: cmd.TLSCert, key: cmd.TLSKey}
+	pair := &keyPair{cert: f.TLSCert, key: f.TLSKey}
 	if _, err := pair.get(nil); err != nil {
 		return nil, err
 	}
 	cfg := &tls.Config{MinVersion: tls.VersionTLS12, GetCertificate: pair.get}
-	if cmd.TLSClientCA != "" {
-		pem, err := os.ReadFile(cmd.TLSClientCA)
+	if f.TLSClientCA != "" {
+		pem, err := os.ReadFile(f.TLSClientCA)
 		if err != nil {
 			return nil, fmt.Errorf("read the client authorities: %w", err)
 		}
 		cfg.ClientCAs = x509.NewCertPool()
 		if !cfg.ClientCAs.AppendCertsFromPEM(pem) {
-			return nil, usage("--tls-client-ca: %s holds no certificate", cmd.TLSClientCA)
+			return nil, usage("--tls-client-ca: %s holds no certificate", f.TLSClientCA)
 		}
 		cfg.ClientAuth = tls.RequireAndVerifyClientCert
 	}

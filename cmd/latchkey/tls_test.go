@@ -89,7 +89,7 @@ func TestServe_TLSFollowsTheCertificateFileAndAsksForClients(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	cmd := &ServeCmd{TLSCert: filepath.Join(dir, "cert.pem"), TLSKey: filepath.Join(dir, "key.pem"), TLSClientCA: filepath.Join(dir, "ca.pem")}
+	cmd := &Front{TLSCert: filepath.Join(dir, "cert.pem"), TLSKey: filepath.Join(dir, "key.pem"), TLSClientCA: filepath.Join(dir, "ca.pem")}
 	secure, err := cmd.tls()
 	if err != nil {
 		t.Fatal(err)

@@ -2,6 +2,7 @@ package bundle
 
 import (
 	"context"
+	"crypto/tls"
 	"crypto/x509"
 	"errors"
 	"log/slog"
@@ -42,6 +43,8 @@ type Config struct {
 	AllowInsecure bool
 	// RootCAs sign the server's certificate; nil for the system's.
 	RootCAs *x509.CertPool
+	// Certificate is the client's own, where the server wants one; nil for none.
+	Certificate func() (*tls.Certificate, error)
 	// Dial opens connections; nil for a plain dialer.
 	Dial func(ctx context.Context, network, address string) (net.Conn, error)
 
