@@ -78,6 +78,8 @@ type options struct {
 	sets         authz.SetsConfig
 	feedBytes    int64           // that are kept for sidecars
 	nodes        authz.NodeStore // shared with other servers
+	lease        *feed.Lease     // until when decisions may be made
+	serveStale   time.Duration   // and for how long after that they are all the same
 	tamper       bool            // the test breaks the audit chain on purpose
 }
 
@@ -201,7 +203,17 @@ func start(t testing.TB, change ...func(*options)) *api {
 	must(a.subjects.Start(ctx))
 	must(authz.LoadGrants(ctx, a.db, a.table, parser, at))
 	cfg.Granter = authz.NewGranter(authz.GranterConfig{Record: record, Table: a.table, Parser: parser, Subjects: a.subjects})
-	cfg.PDP = authz.NewPDP(authz.PDPConfig{Keys: a.table, Auth: a.auth, Metadata: authz.NewMetadata(record, 16), Grants: a.subjects, Properties: a.entities, MaxStaleness: 30 * time.Second, Concurrency: 2})
+	cfg.PDP = authz.NewPDP(authz.PDPConfig{Keys: a.table, Auth: a.auth, Metadata: authz.NewMetadata(record, 16), Grants: a.subjects, Properties: a.entities, MaxStaleness: 30 * time.Second,
+		Lease: o.lease, ServeStale: o.serveStale, Concurrency: 2})
+	if o.lease != nil {
+		cfg.Ready = func(now latchkey.Instant) server.Readiness {
+			f, _ := cfg.PDP.Freshness(nil, now)
+			if f == authz.Fresh {
+				return server.Readiness{}
+			}
+			return server.Readiness{Code: authz.Stale, Detail: "no word from the database", Decides: f == authz.ServedStale}
+		}
+	}
 	cfg.Searcher = authz.NewSearcher(record, cfg.PDP)
 	o.sets.Record, o.sets.Origin = record, o.origin
 	cfg.Sets = authz.NewSets(o.sets)
