@@ -176,6 +176,12 @@ func ErrUnauthenticated() *latchkey.Error {
 	return latchkey.Errorf(latchkey.Unauthenticated, "invalid_credential", "a valid credential is required")
 }
 
+// ErrUnverified says that nobody can tell now whether a credential holds: no
+// reason to take it for one that does not.
+func ErrUnverified(cause error) *latchkey.Error {
+	return latchkey.Errorf(latchkey.Unavailable, "credential_unverified", "the credential cannot be verified now; try again").Because(cause)
+}
+
 // Authenticate turns a token into a caller. What became of an ended key is
 // told only to who holds its secret. Proven says that the secret was right,
 // whether or not the key still holds.
@@ -189,7 +195,7 @@ func (a *Authenticator) Authenticate(text []byte, now latchkey.Instant, source n
 		return Caller{}, true, latchkey.Errorf(latchkey.Unauthenticated, "key_revoked", "the key has been revoked")
 	default:
 		if r.Err != nil {
-			return Caller{}, false, latchkey.Errorf(latchkey.Unavailable, "credential_unverified", "the credential cannot be verified now; try again").Because(r.Err)
+			return Caller{}, false, ErrUnverified(r.Err)
 		}
 		return Caller{}, false, ErrUnauthenticated()
 	}

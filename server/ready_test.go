@@ -168,3 +168,33 @@ func TestStale_OneCustomerAlone(t *testing.T) {
 	a.table.Customer("default").SetStaleAt(latchkey.Never)
 	a.decide(mine.secret, evaluation(subject(mine.id), "read", "policies", "x"))
 }
+
+// Who cannot be verified is not refused: a 401 would have its owner throw away a
+// credential that is good.
+func TestUnverified_IsNoRefusal(t *testing.T) {
+	t.Parallel()
+	a := startForward(t)
+	caller, k := a.create(everyScope), a.create(everyScope)
+	token, _ := authz.ParseToken([]byte(k.secret))
+	state, _ := a.table.Secret(token.Kid)
+	state.Foreign = true // digested with a pepper that this server does not hold
+	a.table.AddSecret(token.Kid, state)
+	for _, r := range []*reply{
+		a.do("GET", "/v1/access_keys/self", k.secret, ""),
+		a.do("POST", "/v1/access_keys/verify", caller.secret, `{"key":"`+k.secret+`"}`),
+		a.do("POST", "/v1/introspect", caller.secret, "token="+k.secret, "Content-Type", "application/x-www-form-urlencoded"),
+	} {
+		if r.status != 503 || r.text("code") != "credential_unverified" || r.header.Get("Retry-After") == "" {
+			t.Errorf("%s: %d %s", r.request, r.status, r.body)
+		}
+	}
+	for _, w := range ways {
+		r := a.raw(append(w.ask("GET", "api", "/orders/1"), "X-Latchkey-Caller: "+k.secret, bearerOf(a.client))...)
+		if r.status != 503 || r.identity()[4] == "allow" {
+			t.Errorf("%s: a proxy's key: %d %s", w.name, r.status, r.body)
+		}
+		if r := a.raw(append(w.ask("GET", "api", "/orders/1"), a.by(k)...)...); r.status != 503 || r.identity()[4] == "allow" {
+			t.Errorf("%s: the client's key: %d %s", w.name, r.status, r.body)
+		}
+	}
+}

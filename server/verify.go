@@ -29,7 +29,10 @@ func (s *Server) verifyKey(r *request) error {
 	if err != nil {
 		return err
 	}
-	resolved := r.resolve(secret)
+	resolved, err := r.resolve(secret)
+	if err != nil {
+		return err
+	}
 	r.c.Set("Cache-Control", "no-store")
 	b := append(r.out[:0], `{"valid":`...)
 	b = strconv.AppendBool(b, resolved.Status == authz.Active)
@@ -109,12 +112,15 @@ func readChecks(v strictjson.Value) (questions []scopes.Question, err error) {
 
 // resolve finds what an access key's secret stands for in the caller's
 // customer; a root key and another customer's key stand for nothing.
-func (r *request) resolve(secret string) authz.Resolved {
+func (r *request) resolve(secret string) (authz.Resolved, error) {
 	resolved := r.s.cfg.Authenticator.Resolve([]byte(secret), r.now, r.source())
-	if resolved.Key == nil || resolved.Key.Customer != r.caller.Customer {
-		return authz.Resolved{}
+	if resolved.Err != nil {
+		return authz.Resolved{}, authz.ErrUnverified(resolved.Err)
 	}
-	return resolved
+	if resolved.Key == nil || resolved.Key.Customer != r.caller.Customer {
+		return authz.Resolved{}, nil
+	}
+	return resolved, nil
 }
 
 func statusCode(s authz.Status) string {
@@ -136,7 +142,10 @@ func (s *Server) introspect(r *request) error {
 	if err != nil || len(form["token"]) != 1 || form.Get("token") == "" {
 		return latchkey.InvalidFaults(latchkey.Fault{Pointer: "form:token", Code: "missing_token", Detail: "the form needs token, once"})
 	}
-	resolved := r.resolve(form.Get("token"))
+	resolved, err := r.resolve(form.Get("token"))
+	if err != nil {
+		return err
+	}
 	r.c.Set("Cache-Control", "no-store")
 	if resolved.Status != authz.Active {
 		r.out = append(r.out[:0], `{"active":false}`...)
