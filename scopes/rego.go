@@ -41,9 +41,9 @@ type RegoKey struct {
 }
 
 const (
-	regoHead = `# What one access key may ever do, for any OPA from 1.0 on. The input is the
-# body of a decision request. Revocation is not in this file: the module of a
-# key that was revoked goes on permitting.
+	regoHead = `# What the scopes of one access key permit, for any OPA from 1.0 on. The input is
+# the body of a decision request. Revocation is not in this file: the module of a
+# key that was revoked goes on permitting. Nor are grants.
 package latchkey.access_key
 
 default permits := false

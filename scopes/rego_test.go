@@ -20,9 +20,9 @@ func TestRego_ReadsLikeTheScopes(t *testing.T) {
 	got := set.Rego(scopes.RegoKey{
 		ID: "9017501f-9fa4-4a88-b657-5bd49c1bb722", Handles: []string{"lk1_live_0123456789ab"}, ExpiresAt: 1_800_000_000_123_456,
 	})
-	want := `# What one access key may ever do, for any OPA from 1.0 on. The input is the
-# body of a decision request. Revocation is not in this file: the module of a
-# key that was revoked goes on permitting.
+	want := `# What the scopes of one access key permit, for any OPA from 1.0 on. The input is
+# the body of a decision request. Revocation is not in this file: the module of a
+# key that was revoked goes on permitting. Nor are grants.
 package latchkey.access_key
 
 default permits := false
