@@ -236,6 +236,21 @@ func (n *node) must(tb testing.TB, want int, key, method, path string, body any,
 	return reply
 }
 
+// metrics is what it tells of itself.
+func (n *node) metrics(tb testing.TB) string {
+	tb.Helper()
+	resp, err := n.client.Get(n.private + "/metrics")
+	if err != nil {
+		tb.Fatal(err)
+	}
+	defer resp.Body.Close()
+	text, err := io.ReadAll(resp.Body)
+	if err != nil || resp.StatusCode != http.StatusOK {
+		tb.Fatalf("%s: metrics: %s %v", n.name, resp.Status, err)
+	}
+	return string(text)
+}
+
 // answer is a decision as a node made it.
 type answer struct {
 	allow  bool

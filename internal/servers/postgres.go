@@ -204,6 +204,27 @@ func psql(t testing.TB, s *PostgresServer, name, statement string) string {
 	return strings.TrimSpace(string(out))
 }
 
+// Copy puts a copy of one database in the place of another, as a restored backup
+// is: databases are given by their URLs or names. Nobody may be connected to
+// them.
+func (s *PostgresServer) Copy(t testing.TB, from, to string) {
+	t.Helper()
+	name := func(database string) string {
+		u, err := url.Parse(database)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return strings.TrimPrefix(u.Path, "/")
+	}
+	from, to = name(from), name(to)
+	if err := s.program("dropdb", "-h", s.dir, "-U", "postgres", "--if-exists", to); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.program("createdb", "-h", s.dir, "-U", "postgres", "-T", from, to); err != nil {
+		t.Fatal(err)
+	}
+}
+
 // Stop ends the server at once, with all sessions, as an operator's restart
 // does. Start brings it back.
 func (s *PostgresServer) Stop(t testing.TB) {
