@@ -18,6 +18,7 @@ type settings struct {
 	write  string
 	small  bool
 	large  bool
+	many   int
 }
 
 func main() {
@@ -26,6 +27,7 @@ func main() {
 	flag.StringVar(&s.write, "write", "", "write the page to `FILE` as Markdown")
 	flag.BoolVar(&s.small, "small", false, "in half a minute")
 	flag.BoolVar(&s.large, "large", false, "a million keys and a million grants")
+	flag.IntVar(&s.many, "records", 1_000_000, "keys, and as many grants, of -large")
 	flag.Parse()
 	if flag.NArg() > 0 || s.small && s.large {
 		flag.Usage()
@@ -44,7 +46,7 @@ func run(ctx context.Context, s settings) error {
 	err := hosted(ctx, func(tb testing.TB) error {
 		switch {
 		case s.large:
-			p = large(tb, s.binary)
+			p = large(tb, s.binary, s.many)
 		case s.small:
 			p = measure(tb, s.binary, small).page()
 		default:
