@@ -32,6 +32,15 @@ bench: build ## measure side by side: constant handler, latchkey, OPA (WRITE=1 r
 bench-large: build ## the same with a million keys: speed, memory, start
 	$(GO) run ./internal/bench -large $(if $(WRITE),-write docs/benchmarks-large.md)
 
+fleet: build ## start PostgreSQL, Redis, two control planes, four sidecars and a load, and measure revocation, expiry, outages (WRITE=1 rewrites docs/benchmarks-fleet.md)
+	$(GO) run ./internal/fleet $(if $(WRITE),-write docs/benchmarks-fleet.md)
+
+fleet-large: build ## a sidecar of a customer with a million keys and a million grants: round trips, memory, speed
+	$(GO) run ./internal/fleet -large $(if $(WRITE),-write docs/benchmarks-fleet-large.md)
+
+histories: ## play 10,000 random histories of a fleet (HISTORIES=10000), none of which may resurrect a right
+	$(GO) test ./cache -run TestHistories -histories $(or $(HISTORIES),10000) -timeout 30m -v
+
 fuzz: ## run every fuzz target for a while (FUZZTIME=30s)
 	./.ci/fuzz $(or $(FUZZTIME),30s)
 
