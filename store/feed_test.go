@@ -44,7 +44,7 @@ func TestFeed_TellsWhatEachChangeTouchedWithoutAGap(t *testing.T) {
 		}
 		want := []authz.Touched{
 			{Seq: 1, At: start},
-			{Seq: 2, At: start, Refs: []feed.Ref{{Kind: feed.Subject, Type: "user", ID: "alice"}}, Details: []string{""}},
+			{Seq: 2, At: start, Refs: []feed.Ref{{Kind: feed.Subject, Type: "user", ID: "alice"}}, Details: []string{authz.GrantsTouched}},
 			{Seq: 3, At: start, All: []feed.Kind{feed.Subject}},
 		}
 		if diff := cmp.Diff(want, got); diff != "" {
