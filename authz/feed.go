@@ -25,6 +25,12 @@ type FeedRecord interface {
 	FullKey(ctx context.Context, customer string, id KeyID, now latchkey.Instant) (FullKey, error)
 	// EachFullKey goes over all keys of a customer, ended ones too.
 	EachFullKey(ctx context.Context, customer string, now latchkey.Instant, do func(*FullKey) error) error
+	// FullKeys returns the first of those whose ids come after the given one, in
+	// their order; none at the end.
+	FullKeys(ctx context.Context, customer, after string, now latchkey.Instant) ([]FullKey, error)
+	// FullSubjects does so with the subjects, access keys apart, that hold a grant
+	// which has not ended at now, in the order of type and id.
+	FullSubjects(ctx context.Context, customer string, after EntityRef, now latchkey.Instant) ([]FullSubject, error)
 	RootSecret(ctx context.Context) (KeySecret, bool, error)
 	// KeyOfKid finds whose secret it is.
 	KeyOfKid(ctx context.Context, customer string, kid Kid) (KeyID, bool, error)
@@ -80,6 +86,15 @@ const (
 type FullKey struct {
 	Key     Key
 	Secrets []KeySecret // by kid
+	Grants  []GrantRecord
+	AsOf    int64 // sequence number as of which it is so
+}
+
+// FullSubject is a subject that is not an access key, with its grants that have
+// not ended.
+type FullSubject struct {
+	Subject SubjectRecord
+	Stored  bool // there are properties, be they {}
 	Grants  []GrantRecord
 	AsOf    int64 // sequence number as of which it is so
 }

@@ -133,6 +133,24 @@ func (m *RecordMaker) subject(ctx context.Context, at Position, r *feed.Record, 
 	return body, nil
 }
 
+// SubjectRecordOf is RecordOf for a subject.
+func (m *RecordMaker) SubjectRecordOf(at Position, s *FullSubject) (*feed.Record, error) {
+	r := &feed.Record{Customer: at.Chain, Ref: feed.Ref{Kind: feed.Subject, Type: s.Subject.Type, ID: s.Subject.ID}, Version: at.Seq, Epoch: m.Epoch}
+	var body any
+	if at.DeletedAt == latchkey.Never {
+		b := &feed.SubjectBody{Properties: s.Subject.Properties}
+		if b.Grants, r.Until = GrantBodies(s.Grants); s.Stored {
+			r.Until = latchkey.Never
+		}
+		body = b
+	}
+	var err error
+	if r.Body, err = json.Marshal(body); err != nil {
+		return nil, fmt.Errorf("write the record of %s: %w", r.Ref, err)
+	}
+	return r, nil
+}
+
 func (m *RecordMaker) resource(ctx context.Context, at Position, r *feed.Record) (any, error) {
 	if at.DeletedAt != latchkey.Never {
 		return nil, nil

@@ -165,24 +165,42 @@ func (r *Redis) Heads(ctx context.Context, customers []string) ([]Head, error) {
 	for len(customers) > 0 {
 		n := min(atOnce, len(customers))
 		cmds := make([]*redis.StringCmd, n)
-		_, err := r.client.Pipelined(ctx, func(p redis.Pipeliner) error {
+		err := r.pipelined(ctx, func(p redis.Pipeliner) {
 			for i, c := range customers[:n] {
 				cmds[i] = p.Get(ctx, keyOf(c, "head"))
 			}
-			return nil
 		})
+		if err != nil {
+			return nil, r.done(err)
+		}
 		for _, cmd := range cmds {
-			if e := cmd.Err(); e != nil && !errors.Is(e, redis.Nil) && !wrongType(e) {
-				return nil, r.done(e)
+			err := cmd.Err()
+			if wrongType(err) {
+				err = nil
+			}
+			if err := r.done(err); err != nil {
+				return nil, err
 			}
 			heads = append(heads, parseHead(cmd.Val()))
-		}
-		if !wrongType(err) {
-			_ = r.done(nil)
 		}
 		customers = customers[n:]
 	}
 	return heads, nil
+}
+
+// pipelined sends commands in one go. Its error is one of all of them: that of a
+// connection which was refused is on none. What became of each is told by it.
+func (r *Redis) pipelined(ctx context.Context, add func(redis.Pipeliner)) error {
+	cmds, err := r.client.Pipelined(ctx, func(p redis.Pipeliner) error {
+		add(p)
+		return nil
+	})
+	for _, cmd := range cmds {
+		if cmd.Err() != nil {
+			return nil
+		}
+	}
+	return err
 }
 
 // Head returns how far a customer's changes have come.
@@ -330,13 +348,15 @@ func (r *Redis) scripts(ctx context.Context, s *redis.Script, n int, call func(i
 	}
 	for from, told := 0, false; from < n; {
 		cmds := make([]*redis.Cmd, 0, n-from)
-		_, _ = r.client.Pipelined(ctx, func(p redis.Pipeliner) error { // each command has its own error
+		err := r.pipelined(ctx, func(p redis.Pipeliner) {
 			for i := from; i < n; i++ {
 				keys, args := call(i)
 				cmds = append(cmds, p.EvalSha(ctx, s.Hash(), keys, args...))
 			}
-			return nil
 		})
+		if err != nil {
+			return r.done(err)
+		}
 		for _, cmd := range cmds {
 			v, err := cmd.Result()
 			if redis.HasErrorPrefix(err, "NOSCRIPT") && !told {

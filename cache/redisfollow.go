@@ -113,16 +113,17 @@ func seqOf(id string) (int64, bool) {
 // Feed returns up to limit messages after the given change, of those that Redis
 // still has.
 func (r *Redis) Feed(ctx context.Context, customer string, after int64, limit int) ([]Posted, error) {
-	found, err := r.client.XRangeN(ctx, keyOf(customer, "feed"), strconv.FormatInt(after+1, 10)+"-0", "+", int64(limit)).Result()
+	found, err := r.client.XRead(ctx, &redis.XReadArgs{Streams: []string{keyOf(customer, "feed"), strconv.FormatInt(after, 10) + "-0"}, Count: int64(limit), Block: -1}).Result()
 	if wrongType(err) {
 		r.stats.malformed.Add(1)
 		return nil, nil
 	}
-	if err := r.done(err); err != nil {
+	none := errors.Is(err, redis.Nil)
+	if err := r.done(err); err != nil || none || len(found) == 0 {
 		return nil, err
 	}
-	list := make([]Posted, 0, len(found))
-	for _, m := range found {
+	list := make([]Posted, 0, len(found[0].Messages))
+	for _, m := range found[0].Messages {
 		seq, ok := seqOf(m.ID)
 		if !ok {
 			r.stats.malformed.Add(1)

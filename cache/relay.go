@@ -122,6 +122,13 @@ func (r *Relay) Kick(customer string, seq int64) {
 	poke(r.wake)
 }
 
+// Fill gives Redis a record that a node asked for, with its signed text and the
+// time before it was read. One that may be out of date is left out.
+func (r *Relay) Fill(ctx context.Context, rec *feed.Record, text []byte, readAt latchkey.Instant) error {
+	_, err := r.cfg.Redis.Fill(ctx, rec.Customer, rec.Epoch, StoredRecord(rec, text), readAt)
+	return err
+}
+
 func poke(c chan struct{}) {
 	select {
 	case c <- struct{}{}:
@@ -254,7 +261,8 @@ func (r *Relay) turn(ctx context.Context, customer string) {
 // errHeld answers a customer that is not published until an operator has acted.
 var errHeld = errors.New("it is held")
 
-// Catch publishes a customer's changes, and returns when Redis has them all.
+// Catch publishes a customer's changes, and returns when Redis has them all or
+// the customer is held.
 func (r *Relay) Catch(ctx context.Context, customer string) error { return r.publish(ctx, customer) }
 
 // publish brings Redis to where the database is. What is remembered of Redis'

@@ -231,9 +231,9 @@ const keysPerRead = 500
 // EachFullKey implements authz.Record.
 func (db *DB) EachFullKey(ctx context.Context, customer string, now latchkey.Instant, do func(*authz.FullKey) error) error {
 	for after := ""; ; {
-		list, err := db.fullKeys(ctx, customer, after, now)
+		list, err := db.FullKeys(ctx, customer, after, now)
 		if err != nil {
-			return refine(fmt.Errorf("read the keys of %s: %w", customer, err))
+			return err
 		}
 		for i := range list {
 			if err := do(&list[i]); err != nil {
@@ -245,6 +245,15 @@ func (db *DB) EachFullKey(ctx context.Context, customer string, now latchkey.Ins
 		}
 		after = list[len(list)-1].Key.ID.String()
 	}
+}
+
+// FullKeys implements authz.Record.
+func (db *DB) FullKeys(ctx context.Context, customer, after string, now latchkey.Instant) ([]authz.FullKey, error) {
+	list, err := db.fullKeys(ctx, customer, after, now)
+	if err != nil {
+		return nil, refine(fmt.Errorf("read the keys of %s: %w", customer, err))
+	}
+	return list, nil
 }
 
 func (db *DB) fullKeys(ctx context.Context, customer, after string, now latchkey.Instant) ([]authz.FullKey, error) {
@@ -289,4 +298,54 @@ func (db *DB) fullKeys(ctx context.Context, customer, after string, now latchkey
 		}
 	}
 	return list, nil
+}
+
+// grantsPerRead is how many grants FullSubjects reads at a time: more than a
+// subject may hold.
+const grantsPerRead = 4096
+
+// grantsOf are the columns of a grant beside those of another table.
+const grantsOf = `g.id, g.customer_id, g.subject_type, g.subject_id, g.entries, g.reason, g.not_before, g.expires_at, g.revoked_at, g.created_at, g.author_type, g.author_id, g.version`
+
+// FullSubjects implements authz.Record.
+func (db *DB) FullSubjects(ctx context.Context, customer string, after authz.EntityRef, now latchkey.Instant) ([]authz.FullSubject, error) {
+	list, err := db.fullSubjects(ctx, customer, after, now)
+	if err != nil {
+		return nil, refine(fmt.Errorf("read the subjects of %s that hold grants: %w", customer, err))
+	}
+	return list, nil
+}
+
+func (db *DB) fullSubjects(ctx context.Context, customer string, after authz.EntityRef, now latchkey.Instant) (list []authz.FullSubject, err error) {
+	asOf, err := db.position(ctx, customer)
+	if err != nil {
+		return nil, err
+	}
+	found, err := db.read.QueryContext(ctx, `SELECT `+grantsOf+`, s.properties FROM grants g
+		LEFT JOIN subjects s ON s.customer_id = g.customer_id AND s.type = g.subject_type AND s.id = g.subject_id
+		WHERE g.customer_id = $1 AND (g.subject_type, g.subject_id) > ($2, $3) AND g.subject_type <> $4 AND g.expires_at > $5 AND g.revoked_at > $5
+		ORDER BY g.subject_type, g.subject_id, g.id LIMIT $6`, customer, after.Type, after.ID, authz.SubjectAccessKey, int64(now), grantsPerRead)
+	if err != nil {
+		return nil, err
+	}
+	defer found.Close()
+	rows := 0
+	for ; found.Next(); rows++ {
+		var g authz.GrantRecord
+		var properties sql.NullString
+		err := found.Scan(&g.ID, &g.Customer, &g.Subject.Type, &g.Subject.ID, &g.Entries, &g.Reason, (*int64)(&g.NotBefore), (*int64)(&g.ExpiresAt),
+			(*int64)(&g.RevokedAt), (*int64)(&g.CreatedAt), &g.Author.Type, &g.Author.ID, &g.Version, &properties)
+		if err != nil {
+			return nil, err
+		}
+		if len(list) == 0 || list[len(list)-1].Subject.EntityRef != g.Subject {
+			list = append(list, authz.FullSubject{Subject: authz.SubjectRecord{EntityRef: g.Subject, Properties: properties.String}, Stored: properties.Valid, AsOf: asOf})
+		}
+		last := &list[len(list)-1]
+		last.Grants = append(last.Grants, g)
+	}
+	if rows == grantsPerRead && len(list) > 1 { // there may be more of the last one's
+		list = list[:len(list)-1]
+	}
+	return list, found.Err()
 }

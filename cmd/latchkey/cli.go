@@ -24,6 +24,8 @@ type CLI struct {
 	Root        RootCmd                   `cmd:"" help:"The operator's root key."`
 	Migrate     MigrateCmd                `cmd:"" help:"Bring the tables of a database up to date; serve does so by itself."`
 	Store       StoreCmd                  `cmd:"" help:"Copy the record to PostgreSQL; begin a new epoch after a restore."`
+	Cache       CacheCmd                  `cmd:"" help:"Fill Redis from the database."`
+	Redis       RedisCmd                  `cmd:"" help:"Make users of Redis."`
 	Healthcheck HealthcheckCmd            `cmd:"" help:"Exit with 0 when a server is ready, else with 1."`
 	Config      ConfigCmd                 `cmd:"" help:"Show the configuration."`
 	Version     VersionCmd                `cmd:"" help:"Show the version."`

@@ -7,6 +7,7 @@ import (
 
 	"github.com/latchkey-dev/latchkey"
 	"github.com/latchkey-dev/latchkey/authz"
+	"github.com/latchkey-dev/latchkey/cache"
 	"github.com/latchkey-dev/latchkey/feed"
 )
 
@@ -26,13 +27,26 @@ func (n *node) openFeed(cmd *ServeCmd, id string, epoch int64) error {
 	if err != nil {
 		return err
 	}
+	var kept authz.NodeStore = n.db
+	if err := n.openRedis(&cmd.RedisFlags, id, signer); err != nil {
+		return err
+	}
+	if n.redis != nil {
+		kept = nodeStore{cache.NewRedisNodes(n.redis, n.customers), n.db}
+	}
 	n.feed = authz.NewFeed(authz.FeedConfig{
 		Record: n.db, Maker: &authz.RecordMaker{Record: n.db, Epoch: epoch}, Signer: signer, Issuer: id, MaxBytes: feedBytes,
 		Now: func() latchkey.Instant { return latchkey.InstantOf(n.now()) },
 	})
 	n.follow.Observe(func(chain string, t authz.Touched) { n.feed.Applied(chain, []authz.Touched{t}) })
-	n.nodes = authz.NewNodes(n.db, n.db.Shared(), cmp.Or(cmd.MaxStaleness, 30*time.Second))
+	n.nodes = authz.NewNodes(kept, n.db.Shared(), cmp.Or(cmd.MaxStaleness, 30*time.Second))
 	return nil
+}
+
+// customers lists those that have not ended.
+func (n *node) customers() (ids []string) {
+	n.table.EachCustomer(func(c *authz.Customer) { ids = append(ids, c.ID) })
+	return ids
 }
 
 // shareNodes writes what sidecars say of themselves, until ctx ends and once

@@ -229,6 +229,8 @@ type node struct {
 
 	feed  *authz.Feed
 	nodes *authz.Nodes
+	redis *cache.Redis // nil for none, as relay
+	relay *cache.Relay
 }
 
 // nodeConfig is what a node is given beside its flags.
@@ -316,6 +318,9 @@ func openNode(ctx context.Context, cmd *ServeCmd, with nodeConfig) (*node, error
 	if n.decisionLog != nil { // an interface that holds nil would not be nil
 		cfg.DecisionLog = n.decisionLog
 	}
+	if n.relay != nil {
+		cfg.Filler = n.relay
+	}
 	n.api = server.New(cfg)
 	return n, nil
 }
@@ -341,6 +346,9 @@ func (n *node) subjectGrants(most, epoch int64) *cache.Subjects {
 // load fills memory with what decisions need.
 func (n *node) load(ctx context.Context) error {
 	atStart := debug.SetGCPercent(400) // loading makes much that lives, and little garbage
+	if err := n.checkRedis(ctx); err != nil {
+		return err
+	}
 	if err := n.follow.Begin(ctx); err != nil {
 		return err
 	}

@@ -26,6 +26,8 @@ type ServeCmd struct {
 	DatabaseConnections int  `help:"Connections to PostgreSQL at most, half of them for changes; 0 is four a processor, at least 16." default:"0" env:"LATCHKEY_DATABASE_CONNECTIONS"`
 	NoMigrate           bool `help:"Refuse to start on a database of an earlier release, rather than to bring it up to date; 'latchkey migrate' does that." env:"LATCHKEY_NO_MIGRATE"`
 
+	RedisFlags `embed:""`
+
 	Front `embed:""`
 
 	KeyMode       string `help:"What new access keys are marked with: ${enum}." enum:"live,test" default:"live" env:"LATCHKEY_KEY_MODE"`
@@ -56,7 +58,7 @@ func (cmd *ServeCmd) validate() error {
 	case cmd.MaxActiveKeys < 1:
 		return usage("--max-active-keys: want at least 1")
 	}
-	return errors.Join(cmd.Staleness.validate(cmd.Database != ""), cmd.Front.validate())
+	return errors.Join(cmd.Staleness.validate(cmd.Database != ""), cmd.validateRedis(), cmd.Front.validate())
 }
 
 // Run serves until the context ends, then lets running requests finish.
@@ -105,6 +107,7 @@ func (n *node) loops(ctx context.Context) {
 	background.Go(func() { n.bundles.run(ctx) })
 	background.Go(func() { n.follow.run(ctx, n) })
 	background.Go(func() { n.shareNodes(ctx) })
+	background.Go(func() { n.runRedis(ctx) })
 	background.Wait()
 }
 
