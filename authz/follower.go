@@ -526,6 +526,7 @@ func (f *Follower) applySystem(ctx context.Context, touched map[feed.Ref]error) 
 			if err := f.followRoot(ctx); err != nil {
 				failed[ref] = err
 			}
+		default: // the chain has nothing else
 		}
 	}
 	return failed
@@ -568,6 +569,8 @@ func (f *Follower) applyCustomer(ctx context.Context, c *followed, touched map[f
 			}
 		case feed.Customer:
 			err = f.knowCustomer(ctx, customer)
+		case feed.Policy, feed.Set: // below
+		case feed.Secret, feed.Type, feed.Root: // nothing of it is in memory, or not here
 		}
 		if err != nil {
 			failed[ref] = err

@@ -75,7 +75,7 @@ func (db *DB) persist(ctx context.Context, trouble func(error), do func(*pgx.Con
 			if err != nil {
 				return err
 			}
-			defer conn.Close(context.WithoutCancel(ctx)) //nolint:errcheck // it is given up
+			defer func() { _ = conn.Close(context.WithoutCancel(ctx)) }() // given up either way
 			pause = least
 			return do(conn)
 		}()

@@ -162,9 +162,10 @@ func followSet(ctx context.Context, tx *sql.Tx, r *authz.SetRecord, had *policie
 		}
 		changes = append(changes, c)
 	}
-	next, at := had, r.Seq
+	next := had
 	for i := len(changes) - 1; i >= 0; i-- {
-		if at = r.Seq; i > 0 {
+		at := r.Seq
+		if i > 0 {
 			at = changes[i-1].From
 		}
 		next = next.With(at, changes[i].Add, changes[i].Remove)

@@ -115,6 +115,13 @@ func TestFollow_WhatOneServerChangesTheOtherDecidesBy(t *testing.T) {
 		return err == nil && status == http.StatusNotFound
 	})
 
+	decides("no grant", rotated, "user", "bob", false, "no_grant")
+	grant := a.must(t, root, http.MethodPost, "/v1/grants", object{"subject": object{"type": "user", "id": "bob"}, "reason": "r",
+		"entries": object{"document": []any{object{"f": "*", "p": 2}}}, "expires_at": time.Now().Add(time.Hour).UTC().Format(time.RFC3339)}).Get("id").String()
+	decides("a grant", rotated, "user", "bob", true, "grant_permits")
+	a.must(t, root, http.MethodDelete, "/v1/grants/"+grant, nil)
+	decides("a grant's end", rotated, "user", "bob", false, "no_grant")
+
 	a.must(t, root, http.MethodDelete, "/v1/access_keys/"+id, nil)
 	decides("a revocation", rotated, "access_key", id, false, "401")
 
