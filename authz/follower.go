@@ -52,9 +52,10 @@ type FollowerConfig struct {
 	// MaxStaleness is how long a customer may be behind.
 	MaxStaleness time.Duration
 	Now          func() latchkey.Instant
-	// Applied is told how old a change was when it was applied, Failed of what
-	// could not be, once, and Unusable of policies that do not compile. All may be
-	// nil.
+	// Applied is told how old a change was when it was applied; Failed of what of a
+	// chain could not be applied, once, and with no chain, each time, that nothing
+	// could be read; Unusable of policies that do not compile. All may be nil, and
+	// are called from several goroutines.
 	Applied  func(age time.Duration)
 	Failed   func(chain string, err error)
 	Unusable func(UnusablePolicy)
@@ -177,14 +178,21 @@ func (f *Follower) Kick(chain string, seq int64) {
 func (f *Follower) Run(ctx context.Context, ticks <-chan time.Time) {
 	var tasks sync.WaitGroup
 	defer tasks.Wait()
-	look := func() {
-		behind, err := f.look(ctx)
-		if err != nil && ctx.Err() == nil {
-			f.fail("", err)
+	var looking atomic.Bool
+	look := func() { // beside hints, which a slow one must not keep waiting
+		if looking.Swap(true) {
+			return
 		}
-		for _, c := range behind {
-			f.bring(ctx, &tasks, c, 0)
-		}
+		tasks.Go(func() {
+			defer looking.Store(false)
+			behind, err := f.look(ctx)
+			if err != nil && ctx.Err() == nil {
+				f.fail("", err)
+			}
+			for _, c := range behind {
+				f.bring(ctx, &tasks, c, 0)
+			}
+		})
 	}
 	for {
 		select {

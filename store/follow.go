@@ -75,7 +75,11 @@ func (db *DB) persist(ctx context.Context, trouble func(error), do func(*pgx.Con
 			if err != nil {
 				return err
 			}
-			defer func() { _ = conn.Close(context.WithoutCancel(ctx)) }() // given up either way
+			defer func() {
+				ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Second)
+				defer cancel()
+				_ = conn.Close(ctx) // given up either way
+			}()
 			pause = least
 			return do(conn)
 		}()

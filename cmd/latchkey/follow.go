@@ -54,7 +54,7 @@ type following struct {
 	lag   prometheus.Histogram
 
 	mu   sync.Mutex
-	said map[string]said // by chain
+	said map[string]said // by what it is of
 }
 
 // said is a failure that the log has been told of.
@@ -107,7 +107,9 @@ func (n *node) newFollowing(cmd *ServeCmd, directory *authz.Directory) *followin
 // run follows the changes of all processes until ctx ends.
 func (f *following) run(ctx context.Context, n *node) {
 	var loops sync.WaitGroup
-	loops.Go(func() { n.db.Hints(ctx, f.Kick, func(err error) { n.sayFailed("", err) }) })
+	loops.Go(func() {
+		n.db.Hints(ctx, f.Kick, func(err error) { n.say("hints of changes do not come", "hints", err) })
+	})
 	ticks := time.NewTicker(time.Second)
 	defer ticks.Stop()
 	f.Run(ctx, ticks.C)
@@ -130,18 +132,22 @@ func (f *following) readiness(now latchkey.Instant) server.Readiness {
 	return r
 }
 
-// sayFailed logs what keeps the node from following, not each time anew.
 func (n *node) sayFailed(chain string, err error) {
+	n.say("changes of other processes cannot be followed", chain, err)
+}
+
+// say logs what keeps the node from following, not each time anew.
+func (n *node) say(what, of string, err error) {
 	f, now := n.follow, latchkey.InstantOf(n.now())
 	text := authz.Redact(err.Error())
 	f.mu.Lock()
-	last, again := f.said[chain]
+	last, again := f.said[of]
 	if again = again && last.text == text && now < last.at.Add(sayAgain); !again {
-		f.said[chain] = said{text, now}
+		f.said[of] = said{text, now}
 	}
 	f.mu.Unlock()
 	if !again {
-		n.log.Warn("changes of other processes cannot be followed", "chain", chain, "error", text)
+		n.log.Warn(what, "of", of, "error", text)
 	}
 }
 

@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"fmt"
+	"io"
 	"net/http"
 	"slices"
 	"strings"
@@ -12,6 +13,8 @@ import (
 
 	"github.com/tidwall/gjson"
 
+	"github.com/latchkey-dev/latchkey"
+	"github.com/latchkey-dev/latchkey/authz"
 	"github.com/latchkey-dev/latchkey/internal/servers"
 )
 
@@ -247,4 +250,73 @@ func TestFollow_ServedStaleIsSaidAndBounded(t *testing.T) {
 		permit, why := a.ask(t, key, "access_key", id)
 		return !permit && why == "stale"
 	})
+}
+
+// A machine whose clock is wrong says so, before and while it denies.
+func TestFollow_AWrongClockIsToldOfAndNotReady(t *testing.T) {
+	t.Parallel()
+	cmd := ServeCmd{Storage: Storage{Data: t.TempDir(), Database: servers.Postgres(t)}, MaxActiveKeys: 10, MaxDirectory: 1, GrantCache: 1, DecisionLog: DecisionLog{Target: "off"},
+		Staleness: Staleness{MaxStaleness: 30 * time.Second, MaxClockSkew: 5 * time.Second}}
+	n, err := openNode(t.Context(), &cmd, nodeConfig{id: "n", baseURL: "http://localhost", log: newLog(io.Discard, "error"),
+		now: func() time.Time { return time.Now().Add(-10 * time.Minute) }})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() {
+		if err := n.close(); err != nil {
+			t.Error(err)
+		}
+	}()
+	if rd := n.ready(latchkey.InstantOf(n.now())); rd.Code != authz.NotReady {
+		t.Errorf("before it is loaded: %+v", rd)
+	}
+	if err := n.load(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	n.waitFor("")
+	if rd := n.ready(latchkey.InstantOf(n.now())); rd.Code != authz.Stale || rd.Decides || !strings.Contains(rd.Detail, "10m0") {
+		t.Errorf("%+v", rd)
+	}
+	families, err := n.registry.Gather()
+	if err != nil {
+		t.Fatal(err)
+	}
+	told := map[string]float64{}
+	for _, f := range families {
+		if g := f.GetMetric()[0].GetGauge(); g != nil {
+			told[f.GetName()] = g.GetValue()
+		}
+	}
+	if offset := told["latchkey_clock_offset_seconds"]; offset < 599 || offset > 601 {
+		t.Errorf("the clock is said to be off by %v s", offset)
+	}
+	if left, ok := told["latchkey_lease_remaining_seconds"]; !ok || left != 0 {
+		t.Errorf("%v s are left of the lease", left)
+	}
+}
+
+func TestStaleness_IsBounded(t *testing.T) {
+	fine := Staleness{MaxStaleness: 30 * time.Second, MaxClockSkew: 5 * time.Second, WhenStale: "deny"}
+	for name, change := range map[string]func(*Staleness){
+		"shorter than a look at the database": func(s *Staleness) { s.MaxStaleness = 2 * time.Second },
+		"longer than an hour":                 func(s *Staleness) { s.MaxStaleness = 2 * time.Hour },
+		"no skew at all":                      func(s *Staleness) { s.MaxClockSkew = 0 },
+		"served without an end":               func(s *Staleness) { s.WhenStale = "serve" },
+		"served for too long":                 func(s *Staleness) { s.WhenStale, s.ServeStaleFor = "serve", 25*time.Hour },
+		"served for a time, and yet denied":   func(s *Staleness) { s.ServeStaleFor = time.Minute },
+	} {
+		s := fine
+		change(&s)
+		if s.validate(true) == nil {
+			t.Errorf("%s: accepted", name)
+		}
+	}
+	if err := fine.validate(true); err != nil {
+		t.Error(err)
+	}
+	alone := fine
+	alone.MaxStaleness = 0 // of answers alone
+	if err := alone.validate(false); err != nil {
+		t.Error(err)
+	}
 }

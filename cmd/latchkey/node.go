@@ -238,13 +238,17 @@ type nodeConfig struct {
 	id, baseURL string
 	tracer      trace.Tracer
 	log         *slog.Logger
-	stdout      io.Writer // where the decision log may go
+	stdout      io.Writer        // where the decision log may go
+	now         func() time.Time // nil: the system's clock
 }
 
 // openNode puts the parts together. Its server can be started, and denies, until
 // load has filled the table.
 func openNode(ctx context.Context, cmd *ServeCmd, with nodeConfig) (*node, error) {
-	now, log := newClock(), with.log
+	now, log := with.now, with.log
+	if now == nil {
+		now = newClock()
+	}
 	routes, err := cmd.routes()
 	if err != nil {
 		return nil, err
