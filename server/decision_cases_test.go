@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -27,6 +28,7 @@ type decisionCase struct {
 	Deny           string         `yaml:"deny"`
 	Indexes        []int          `yaml:"indexes"`
 	RemovedIndexes []int          `yaml:"removed_indexes"`
+	Granted        [][2]int       `yaml:"granted"`
 
 	// Of a group with policies.
 	About   map[string]any `yaml:"about"`
@@ -43,8 +45,16 @@ type decisionGroup struct {
 	Portable bool                   `yaml:"portable"`
 	Policies map[string]any         `yaml:"policies"`
 	Sets     map[string]decisionSet `yaml:"sets"`
+	Grants   []decisionGrant        `yaml:"grants"`
 	Default  string                 `yaml:"default"`
 	Cases    []decisionCase         `yaml:"cases"`
+}
+
+type decisionGrant struct {
+	To      string           `yaml:"to"` // "key", or type and id
+	Entries map[string][]any `yaml:"entries"`
+	State   string           `yaml:"state"` // live where empty; scheduled, ended or revoked
+	Reason  string           `yaml:"reason"`
 }
 
 type decisionSet struct {
@@ -76,8 +86,9 @@ func (c *decisionCase) question(t *testing.T) (action, typ, id string) {
 // world is the server that a group of cases is asked of.
 type world struct {
 	*api
-	asker string
-	keys  map[string]key
+	asker  string
+	keys   map[string]key
+	grants []string // ids
 }
 
 func newWorld(t *testing.T, g *decisionGroup) *world {
@@ -120,8 +131,38 @@ func newWorldOn(t *testing.T, a *api, g *decisionGroup) *world {
 		a.customer("elsewhere")
 	}
 	w.keys["foreign"] = a.createFor("elsewhere", string(customerScopes))
+	for i := range g.Grants {
+		w.give(t, &g.Grants[i])
+	}
 	a.clock.advance(time.Second)
 	return w
+}
+
+// give makes a grant of the group.
+func (w *world) give(t *testing.T, g *decisionGrant) {
+	t.Helper()
+	typ, id, ok := strings.Cut(g.To, " ")
+	if !ok {
+		typ, id = "access_key", w.keys[""].id
+	}
+	body := map[string]any{"subject": map[string]any{"type": typ, "id": id}, "entries": g.Entries, "reason": "a case", "expires_at": w.clock.in(24 * time.Hour)}
+	if g.Reason != "" {
+		body["reason"] = g.Reason
+	}
+	switch g.State {
+	case "", "revoked":
+	case "scheduled":
+		body["not_before"] = w.clock.in(12 * time.Hour)
+	case "ended":
+		body["expires_at"] = w.clock.in(time.Second)
+	default:
+		t.Fatalf("a grant in no such state: %q", g.State)
+	}
+	here := []string{"X-Customer-ID", authz.DefaultCustomer}
+	made := w.do("POST", "/v1/grants", w.root, mustJSON(t, body), here...).is(201).text("id")
+	if w.grants = append(w.grants, made); g.State == "revoked" {
+		w.do("DELETE", "/v1/grants/"+made, w.root, "", here...).is(204)
+	}
 }
 
 func mustJSON(t *testing.T, v any) string {
@@ -172,12 +213,20 @@ func (w *world) subject(t *testing.T, c *decisionCase) map[string]any {
 }
 
 // wanted is the answer's decision and reasons, as the case says.
-func (w *world) wanted(c *decisionCase, action string, entries []any) map[string]any {
+func (w *world) wanted(g *decisionGroup, c *decisionCase, action, typ string) map[string]any {
+	entries, _ := g.Scopes[typ].([]any)
 	var reasons []any
 	for _, i := range c.Allow {
 		entry := entries[i].(map[string]any)
 		reasons = append(reasons, map[string]any{"code": "scope_permits", "source": "access_key", "id": w.keys[c.Key].id,
 			"entry": float64(i), "selector": fmt.Sprint(entry["f"]), "permission": action})
+	}
+	granted := slices.Clone(c.Granted)
+	slices.SortStableFunc(granted, func(a, b [2]int) int { return strings.Compare(w.grants[a[0]], w.grants[b[0]]) }) // by id
+	for _, at := range granted {
+		entry := g.Grants[at[0]].Entries[typ][at[1]].(map[string]any)
+		reasons = append(reasons, map[string]any{"code": "grant_permits", "source": "grant", "id": w.grants[at[0]],
+			"entry": float64(at[1]), "selector": fmt.Sprint(entry["f"]), "permission": action})
 	}
 	if c.Deny != "" {
 		reason := map[string]any{"code": c.Deny}
@@ -262,8 +311,7 @@ func (w *world) answer(t *testing.T, g *decisionGroup) {
 			continue
 		}
 		body := []byte(mustJSON(t, question))
-		entries, _ := g.Scopes[typ].([]any)
-		want := w.wanted(c, action, entries)
+		want := w.wanted(g, c, action, typ)
 		batch, wanted = append(batch, string(body)), append(wanted, want)
 		paths := []string{"/decision", "/decision/explain", "/decision/batch", "/access/v1/evaluations"}
 		if gjson.GetBytes(body, "subject.id").Exists() {

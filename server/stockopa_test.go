@@ -10,9 +10,12 @@ import (
 	"fmt"
 	"net"
 	"net/http"
+	"net/url"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
+	"strings"
 	"sync"
 	"syscall"
 	"testing"
@@ -182,6 +185,9 @@ func (w *world) empty(g *decisionGroup) {
 	for name := range g.Policies {
 		w.do("DELETE", "/v1/policies/"+name, w.root, "", here...).is(204)
 	}
+	for _, id := range w.grants { // those that have ended are 409
+		w.do("DELETE", "/v1/grants/"+id, w.root, "", here...)
+	}
 	for name := range g.Sets {
 		w.do("DELETE", "/v1/sets/"+name, w.root, "", here...).is(204)
 	}
@@ -204,13 +210,20 @@ func (w *world) askBoth(t *testing.T, o *opa, c *decisionCase) {
 		question["policy"] = c.Policy
 	}
 	ours := w.do("POST", "/decision", w.asker, mustJSON(t, question)).is(200)
+	beside := map[string]any{}
+	if len(w.grants) > 0 {
+		beside["grants"] = w.grantsOf(question["subject"].(map[string]any))
+	}
 	if k := w.keys[c.Key]; c.Subject == "" && c.Key != "unknown" && c.Key != "foreign" && c.Key != "root" {
 		key := w.do("GET", "/v1/access_keys/"+k.id, w.root, "", "X-Customer-ID", authz.DefaultCustomer).is(200)
 		state := map[string]any{}
 		for _, member := range []string{"scopes", "expires_at", "revoked_at"} {
 			state[member] = json.RawMessage(key.get(member).Raw)
 		}
-		question["latchkey"] = map[string]any{"key": state}
+		beside["key"] = state
+	}
+	if len(beside) > 0 {
+		question["latchkey"] = beside
 	}
 	theirs, ok := o.query("latchkey/decision", question)
 	if !ok || !theirs.Get("decision").IsBool() {
@@ -223,6 +236,18 @@ func (w *world) askBoth(t *testing.T, o *opa, c *decisionCase) {
 	if diff := cmp.Diff(comparable(ours.body), comparable(theirs.Raw)); diff != "" {
 		t.Errorf("%v %s: ours -, opa's +\n%s", c.Ask, mustJSON(t, question), diff)
 	}
+}
+
+// grantsOf are the subject's grants as the API shows them, by id.
+func (w *world) grantsOf(subject map[string]any) []json.RawMessage {
+	q := url.Values{"status": {"all"}, "subject_type": {fmt.Sprint(subject["type"])}, "subject_id": {fmt.Sprint(subject["id"])}}
+	list := w.do("GET", "/v1/grants?"+q.Encode(), w.root, "", "X-Customer-ID", authz.DefaultCustomer).is(200).get("grants").Array()
+	slices.SortFunc(list, func(a, b gjson.Result) int { return strings.Compare(a.Get("id").String(), b.Get("id").String()) })
+	raw := make([]json.RawMessage, len(list))
+	for i, g := range list {
+		raw[i] = json.RawMessage(g.Raw)
+	}
+	return raw
 }
 
 // comparable is what both must agree on: OPA cannot know the id behind a handle.

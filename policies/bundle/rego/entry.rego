@@ -8,8 +8,8 @@ package latchkey.entry
 #           and its "metadata" where policies read it; the times are RFC 3339,
 #           or null
 #   grants  those of the subject: {"id", "entitlement", "reason", "not_before",
-#           "expires_at"}, and "entries"; without them, only such as cover the
-#           question
+#           "expires_at", "revoked_at"}, and "entries"; without them, only such
+#           as cover the question
 #
 # Whatever is missing or cannot be read denies.
 decision := answer(false, "deny", refused, []) if {
@@ -124,6 +124,7 @@ live_grants := [grant |
 	some grant in object.get(object.get(input, "latchkey", {}), "grants", [])
 	ahead(object.get(grant, "expires_at", null))
 	begun(object.get(grant, "not_before", null))
+	object.get(grant, "revoked_at", null) == null
 	covers(grant)
 ]
 
