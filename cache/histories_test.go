@@ -164,7 +164,7 @@ type sidecar struct {
 }
 
 func (h *fleetHistory) note(format string, args ...any) {
-	h.log = append(h.log, fmt.Sprintf("%8.3f ", (time.Duration(h.now-h.begun) * time.Microsecond).Seconds())+fmt.Sprintf(format, args...))
+	h.log = append(h.log, fmt.Sprintf("%8.3f ", (time.Duration(h.now-h.begun)*time.Microsecond).Seconds())+fmt.Sprintf(format, args...))
 }
 
 func (h *fleetHistory) fail(format string, args ...any) {
