@@ -55,6 +55,9 @@ type FollowerConfig struct {
 	State FollowerState
 	// Save keeps what is known for the next start.
 	Save func(FollowerState) error
+	// Trusted is told of the keys that count, each time that they are others; nil
+	// where nobody wants to know.
+	Trusted func(*feed.Verifier)
 	// Pinned are the only keys whose signatures count; none leaves it to the
 	// control plane.
 	Pinned []ed25519.PublicKey
@@ -67,6 +70,9 @@ type FollowerConfig struct {
 	// Behind is called when a control plane tells of policies that are not in force
 	// here yet.
 	Behind func()
+	// Applied is told how long a change took to be in force here, by the clocks of
+	// two machines; nil where nobody wants to know.
+	Applied func(age time.Duration)
 	// Staleness is the lease's: a tenth of it is how long the control plane may let
 	// the node wait.
 	Staleness time.Duration
@@ -93,7 +99,6 @@ type Follower struct {
 	moved    chan struct{}    // closed when more was applied
 
 	refused atomic.Int64
-	lag     atomic.Int64
 	applied atomic.Int64
 }
 
@@ -126,7 +131,11 @@ func (f *Follower) trust(keys []ed25519.PublicKey) {
 	if len(f.cfg.Pinned) > 0 {
 		keys = f.cfg.Pinned
 	}
-	f.verifier.Store(feed.NewVerifier(keys...))
+	v := feed.NewVerifier(keys...)
+	f.verifier.Store(v)
+	if f.cfg.Trusted != nil {
+		f.cfg.Trusted(v)
+	}
 }
 
 // Verifier holds the keys that are trusted now; without any before a control
@@ -371,7 +380,9 @@ func (f *Follower) message(text []byte) error {
 	if !f.cfg.Records.Apply(m) {
 		return errGap
 	}
-	f.lag.Store(int64(max(0, since(m.At, f.cfg.Now()))))
+	if f.cfg.Applied != nil {
+		f.cfg.Applied(since(m.At, f.cfg.Now()))
+	}
 	f.progress(m.Seq)
 	f.settle()
 	return nil
@@ -564,10 +575,9 @@ func pause(ctx context.Context, d time.Duration, moved <-chan struct{}) {
 // FollowerStats is where a Follower stands.
 type FollowerStats struct {
 	Begun   bool
-	Applied int64         // sequence number of the last change that was applied
-	Head    int64         // of the last one that a heartbeat told of
-	Refused int64         // messages and heartbeats that were not what they were taken for
-	Lag     time.Duration // from the last change that was applied to its being applied, by the clocks of two machines
+	Applied int64 // sequence number of the last change that was applied
+	Head    int64 // of the last one that a heartbeat told of
+	Refused int64 // messages and heartbeats that were not what they were taken for
 }
 
 // Records are those that it keeps up to date.
@@ -577,6 +587,5 @@ func (f *Follower) Records() *Records { return f.cfg.Records }
 func (f *Follower) Stats() FollowerStats {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	return FollowerStats{Begun: f.begun, Applied: f.applied.Load(), Head: f.heard.Head, Refused: f.refused.Load(),
-		Lag: time.Duration(f.lag.Load())}
+	return FollowerStats{Begun: f.begun, Applied: f.applied.Load(), Head: f.heard.Head, Refused: f.refused.Load()}
 }

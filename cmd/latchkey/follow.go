@@ -66,11 +66,15 @@ type said struct {
 // sayAgain is how often the log repeats a failure that goes on.
 const sayAgain = time.Minute
 
-func (n *node) newFollowing(cmd *ServeCmd, directory *authz.Directory) *following {
-	f := &following{said: map[string]said{}, lag: prometheus.NewHistogram(prometheus.HistogramOpts{
+func newLagHistogram() prometheus.Histogram {
+	return prometheus.NewHistogram(prometheus.HistogramOpts{
 		Name: "latchkey_revocation_lag_seconds", Help: "Time from a change, by the clock of the server that made it, to its being in force here.",
 		Buckets: prometheus.ExponentialBuckets(0.5e-3, 2, 18), // 0.5 ms to 65 s
-	})}
+	})
+}
+
+func (n *node) newFollowing(cmd *ServeCmd, directory *authz.Directory) *following {
+	f := &following{said: map[string]said{}, lag: newLagHistogram()}
 	if n.db.Shared() {
 		f.lease = feed.NewLease(cmd.MaxStaleness, cmd.MaxClockSkew)
 	}

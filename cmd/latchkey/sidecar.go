@@ -43,8 +43,9 @@ type SidecarCmd struct {
 	VerificationKey []string `help:"Public keys (standard base64) whose signatures count, several by commas, and no others; without any the control plane tells them." env:"LATCHKEY_VERIFICATION_KEY" placeholder:"KEY" sep:","`
 	CacheSize       int      `help:"MiB of memory for keys, grants and properties; what is not there is asked for." default:"64" env:"LATCHKEY_CACHE_SIZE"`
 
-	Staleness `embed:""`
-	Front     `embed:""`
+	RedisFlags `embed:""`
+	Staleness  `embed:""`
+	Front      `embed:""`
 }
 
 func (cmd *SidecarCmd) validate() error {
@@ -54,7 +55,7 @@ func (cmd *SidecarCmd) validate() error {
 	case (cmd.ControlCert == "") != (cmd.ControlCertKey == ""):
 		return usage("--control-cert and --control-cert-key go together")
 	}
-	return errors.Join(cmd.Staleness.validate(true), cmd.Front.validate())
+	return errors.Join(cmd.validateRedis(), cmd.Staleness.validate(true), cmd.Front.validate())
 }
 
 // Run answers until the context ends.
@@ -113,6 +114,8 @@ type sidecar struct {
 	lease     *feed.Lease
 	pdp       *authz.PDP
 	control   *control.Client
+	redis     *cache.Redis // nil without one, as inRedis
+	inRedis   *cache.RedisSource
 	follower  *cache.Follower
 	policies  *heldPolicies
 	decided   *notify.DecisionLog // nil where it is off
@@ -126,6 +129,10 @@ const keptProofs = 1 << 16
 
 // recordWait bounds how long a decision waits for what is not in memory.
 const recordWait = time.Second
+
+// redisWait is how much of that Redis may take, before the control plane is
+// asked.
+const redisWait = 250 * time.Millisecond
 
 // openSidecar puts the parts together.
 func openSidecar(cmd *SidecarCmd, with nodeConfig) (_ *sidecar, err error) {
@@ -165,12 +172,22 @@ func openSidecar(cmd *SidecarCmd, with nodeConfig) (_ *sidecar, err error) {
 		return nil, usage("--control: %w", err)
 	}
 	s.lease = feed.NewLease(cmd.MaxStaleness, cmd.MaxClockSkew)
+	sources := []cache.Source{s.control}
+	if s.redis, err = cmd.connectRedis(); err != nil {
+		return nil, err
+	}
+	follow := cache.FollowerConfig{Control: s.control, Lease: s.lease, Node: with.id, State: state, Save: kept.save, Pinned: pinned,
+		Applied: s.observeLag(), Begin: s.beginCustomer, Staleness: cmd.MaxStaleness, Now: s.instant, Log: s.log}
+	if s.redis != nil {
+		s.inRedis = cache.NewRedisSource(s.redis, feed.NewVerifier())
+		sources = []cache.Source{cache.NewBrief(s.inRedis, redisWait, s.instant), s.control}
+		follow.Carrier, follow.Trusted = s.redis, s.inRedis.Trust
+	}
 	s.replica = cache.NewReplica(cache.ReplicaConfig{Parser: scopes.NewParser(compiledRegexps), Peppers: peppers, Records: cache.RecordsConfig{
-		MaxBytes: int64(cmd.CacheSize) << 20, Sources: []cache.Source{s.control}, Wait: recordWait, Missing: time.Second, Now: s.instant}})
+		MaxBytes: int64(cmd.CacheSize) << 20, Sources: sources, Wait: recordWait, Missing: time.Second, Now: s.instant}})
 	s.policies = &heldPolicies{sidecar: s, ctx: context.Background()}
-	s.follower = cache.NewFollower(cache.FollowerConfig{Records: s.replica.Records(), Control: s.control, Lease: s.lease, Node: with.id,
-		State: state, Save: kept.save, Pinned: pinned, Begin: s.beginCustomer, Policies: s.policies.sequence, Behind: s.policies.behind,
-		Staleness: cmd.MaxStaleness, Now: s.instant, Log: s.log})
+	follow.Records, follow.Policies, follow.Behind = s.replica.Records(), s.policies.sequence, s.policies.behind
+	s.follower = cache.NewFollower(follow)
 	s.proofs = authz.NewProofs(s.control.Proves, keptProofs, s.instant)
 	auth := authz.NewAuthenticator(s.replica, peppers, nil, nil).Ask(s.proofs.Verify) // no root key: it is nobody here
 	serveStale := time.Duration(0)
@@ -270,10 +287,20 @@ func (s *sidecar) close() error {
 	if s.control != nil {
 		s.control.Close()
 	}
+	if s.redis != nil {
+		err = s.redis.Close()
+	}
 	if s.unlock != nil {
-		err = s.unlock()
+		err = errors.Join(err, s.unlock())
 	}
 	return err
+}
+
+// observeLag makes the histogram of how long changes take to be in force here.
+func (s *sidecar) observeLag() func(time.Duration) {
+	lag := newLagHistogram()
+	s.registry.MustRegister(lag)
+	return func(age time.Duration) { lag.Observe(max(age, 0).Seconds()) }
 }
 
 func (s *sidecar) register(auth *authz.Authenticator) {
@@ -288,7 +315,11 @@ func (s *sidecar) register(auth *authz.Authenticator) {
 	counter("latchkey_records_misses_total", "Keys, grants and properties that were not in memory, and asked for.", func() int64 { return records.Stats().Misses })
 	counter("latchkey_records_out_of_date_total", "Records that were got and not taken, as a known change has made them out of date.", func() int64 { return records.Stats().Refused })
 	counter("latchkey_records_forged_total", "Records, messages and heartbeats that were not signed as they should be, and not trusted.", func() int64 {
-		return s.control.Refused() + s.follower.Stats().Refused
+		forged := s.control.Refused() + s.follower.Stats().Refused
+		if s.inRedis != nil {
+			forged += s.inRedis.Forged() + s.redis.Stats().Malformed
+		}
+		return forged
 	})
 	gauge("latchkey_records_bytes", "About how many bytes the records in memory take.", func() float64 { return float64(records.Stats().Bytes) })
 	gauge("latchkey_feed_position", "Sequence number of the last change that is in force here.", func() float64 { return float64(s.follower.Stats().Applied) })
