@@ -74,6 +74,9 @@ const (
 	Fresh
 )
 
+// Leased reports whether a lease says until when decisions may be made.
+func (p *PDP) Leased() bool { return p.cfg.Lease != nil }
+
 // Freshness tells of what is known of a customer at now; with nil, of what is
 // known at all. until is how long an answer may be relied on.
 func (p *PDP) Freshness(c *Customer, now latchkey.Instant) (f Freshness, until latchkey.Instant) {

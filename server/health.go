@@ -74,7 +74,9 @@ func (r *request) notReady(rd *Readiness) error {
 }
 
 // ready answers 200 while decisions can be made, by every customer's own
-// policies, and changes recorded.
+// policies. Where a lease says until when that is, a database that is gone for a
+// moment takes no decision point out of service; where there is none, the server
+// is ready only as long as changes can be recorded.
 func (s *Server) ready(r *request) error {
 	rd := s.readiness(r.now)
 	if rd.Code == "" && s.cfg.Bundles != nil {
@@ -85,7 +87,7 @@ func (s *Server) ready(r *request) error {
 	if rd.Code != "" {
 		return rd.err()
 	}
-	if s.cfg.Events != nil { // a sidecar has no database
+	if s.cfg.Events != nil && !s.cfg.PDP.Leased() { // a sidecar has no database
 		ctx, cancel := r.context()
 		defer cancel()
 		if err := s.cfg.Events.Ping(ctx); err != nil {

@@ -208,6 +208,9 @@ func TestFollow_WithoutTheDatabaseDecisionsEndAsPromised(t *testing.T) {
 	if permit, why := a.ask(t, key, "access_key", id); !permit {
 		t.Errorf("denied as soon as the database is down: %s", why)
 	}
+	if status, reply, err := a.send(t.Context(), "", http.MethodGet, "/health/ready", nil); err != nil || status != http.StatusOK {
+		t.Errorf("out of service as soon as the database is down: %d %s %v", status, reply.Raw, err)
+	}
 	var ended time.Duration
 	eventually(t, "stale", func() bool {
 		permit, why := a.ask(t, key, "access_key", id)

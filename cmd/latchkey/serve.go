@@ -80,7 +80,7 @@ func (n *node) decisions() *notify.DecisionLog { return n.decisionLog }
 
 // healthy implements service.
 func (n *node) healthy(ctx context.Context) bool {
-	return n.db.Ping(ctx) == nil && n.ready(latchkey.InstantOf(n.now())).Code == "" && n.bundles.Pending() == ""
+	return (n.db.Shared() || n.db.Ping(ctx) == nil) && n.ready(latchkey.InstantOf(n.now())).Code == "" && n.bundles.Pending() == ""
 }
 
 // begin implements service.
