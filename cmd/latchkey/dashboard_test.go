@@ -44,7 +44,7 @@ func TestDashboard_ShowsMetricsThatExist(t *testing.T) {
 	if code := run(t.Context(), []string{"bundle", "build", filepath.Join(dir, "main.rego"), "-o", filepath.Join(dir, "bundle.tar.gz")}, streams{nil, io.Discard, os.Stderr}); code != exitOK {
 		t.Fatalf("bundle build: %d", code)
 	}
-	p, err := startServer(t.TempDir(), nil, []string{"--private-listen", private, "--decision-log", "stdout", "--bundles", filepath.Join(dir, "bundles.yaml")}, nil)
+	p, err := startServer(t.TempDir(), []string{"LATCHKEY_REDIS=unix://" + filepath.Join(dir, "none.sock")}, []string{"--private-listen", private, "--decision-log", "stdout", "--bundles", filepath.Join(dir, "bundles.yaml")}, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
