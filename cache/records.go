@@ -231,7 +231,10 @@ func (r *Records) Get(customer string, ref feed.Ref) (any, error) {
 	key = recordKey{strings.Clone(customer), feed.Ref{Kind: ref.Kind, Type: strings.Clone(ref.Type), ID: strings.Clone(ref.ID)}}
 	for range 3 {
 		v, err, _ := r.flights.Do(key.customer+"\x00"+key.ref.String(), func() (any, error) { return r.fetch(c, key) })
-		if err != nil {
+		switch {
+		case errors.Is(err, errOutrun): // by a change that came meanwhile, perhaps before this caller asked
+			continue
+		case err != nil:
 			return nil, err
 		}
 		// It may have been fetched before a change that this caller knows of.
