@@ -46,15 +46,18 @@ type stage struct {
 	shared *cache.Redis  // through the proxy, as control planes and sidecars have it
 	raw    *redis.Client // of who breaks it
 	db     *store.DB
+	root   authz.Caller // of the database
+	keys   *authz.RootKey
+	parser *scopes.Parser
 	played int
 }
 
 // A database for so many histories: who looks at how far changes go looks at all
 // customers.
-const perDatabase = 50
+const perDatabase = 25
 
 func newStage(t *testing.T) *stage {
-	s := &stage{t: t, server: servers.Redis(t)}
+	s := &stage{t: t, server: servers.Redis(t), parser: scopes.NewParser(16)}
 	s.proxy = servers.NewProxy(t, "unix:"+s.server.Socket())
 	s.shared = openRedis(t, cache.RedisConfig{URL: "redis://" + s.proxy.Addr()})
 	s.raw = redis.NewClient(&redis.Options{Network: "unix", Addr: s.server.Socket(), MaintNotificationsConfig: nil})
@@ -77,7 +80,12 @@ func (s *stage) database() *store.DB {
 				s.t.Error(err)
 			}
 		})
-		s.db = db
+		token := authz.NewRootToken()
+		s.db, s.keys = db, authz.NewRootKey(db, &authz.Peppers{})
+		if _, err := s.keys.Establish(context.Background(), &token, now()); err != nil {
+			s.t.Fatal(err)
+		}
+		s.root = authz.Caller{Kind: authz.RootCredential, Kid: token.Kid}
 	}
 	s.played++
 	return s.db
@@ -101,6 +109,7 @@ type right struct {
 	expires latchkey.Instant
 	revoked latchkey.Instant // when that was acknowledged; Never before
 	seq     int64            // of the change that revoked it
+	by      *control         // who made it and has lived since; nil for none
 	epoch   int64
 }
 
@@ -142,10 +151,16 @@ type control struct {
 	h      *fleetHistory
 	name   string
 	offset time.Duration // of its clock
-	feed   *authz.Feed
-	relay  *cache.Relay
-	told   int64 // the last change that its feed was told of
-	down   bool
+	down   bool          // to sidecars
+
+	feed     *authz.Feed
+	relay    *cache.Relay
+	table    *cache.Table
+	subjects *cache.Subjects
+	follower *authz.Follower
+	lease    *feed.Lease
+	keys     *authz.Keys
+	granter  *authz.Granter
 }
 
 // sidecar is a node without the database.
@@ -219,23 +234,80 @@ func (c *control) restart() {
 	c.feed = authz.NewFeed(authz.FeedConfig{Record: h.db, Maker: &authz.RecordMaker{Record: h.db, Epoch: epoch}, Signer: signer, Issuer: c.name, Now: c.now, MaxBytes: 1 << 20})
 	c.relay = cache.NewRelay(cache.RelayConfig{Redis: h.s.shared, Record: h.db, Epoch: func(context.Context) (int64, error) { return epoch, nil },
 		Signer: signer, Verifier: verifier, Node: c.name, Now: c.now, Sidecars: func(string) bool { return true }, Log: quietLog})
-	c.told = 0
+	c.table, c.lease = &cache.Table{}, feed.NewLease(staleness, skew)
+	c.subjects = cache.NewSubjects(cache.NewRecords(cache.RecordsConfig{
+		MaxBytes: 1 << 20, Sources: []cache.Source{&cache.SubjectSource{Record: h.db, Epoch: epoch, Now: c.now}},
+		Decode: func(rec *feed.Record) (any, int, error) { return cache.DecodeSubject(h.s.parser, rec) },
+		Wait:   10 * time.Second, Missing: time.Second, Now: c.now,
+	}), h.db, epoch)
+	c.keys = authz.NewKeys(authz.KeysConfig{Record: h.db, Table: c.table, Parser: h.s.parser, Peppers: &authz.Peppers{}, Mode: authz.Live, MaxActive: 1000})
+	c.granter = authz.NewGranter(authz.GranterConfig{Record: h.db, Table: c.table, Parser: h.s.parser, Subjects: c.subjects})
+	c.follower = authz.NewFollower(authz.FollowerConfig{Record: h.db, Table: c.table, Parser: h.s.parser, Peppers: &authz.Peppers{}, Root: h.s.keys,
+		Directory: authz.NewDirectory(h.db, cache.NewDirectory(), 1<<20), Lease: c.lease, MaxStaleness: staleness, Now: c.now})
+	c.follower.Observe(c.subjects.Observe)
+	c.follower.Observe(func(chain string, t authz.Touched) { c.feed.Applied(chain, []authz.Touched{t}) })
+	ctx := context.Background()
+	h.must(c.follower.Begin(ctx))
+	h.must(h.db.Load(ctx, c.table, h.s.parser, &authz.Peppers{}))
+	h.must(c.subjects.Start(ctx))
+	h.must(authz.LoadGrants(ctx, h.db, c.table, h.s.parser, c.now()))
+	h.must(c.follower.Sweep(ctx))
 }
 
-// follow tells the control plane's feed what has changed, as its following of the
-// database does.
+// follow takes in what others have changed.
 func (c *control) follow() {
 	h := c.h
-	at, err := h.db.Position(context.Background(), h.customer)
-	h.must(err)
-	if c.told == 0 {
-		c.told = at.Seq
+	h.must(c.follower.Sweep(context.Background()))
+	h.note("%s follows: at %d", c.name, c.follower.Applied(h.customer))
+}
+
+// allows decides by one right alone.
+func (c *control) allows(r *right) (bool, error) {
+	now := c.now()
+	if !c.lease.Holds(now) {
+		return false, errUnreachable
+	}
+	switch r.kind {
+	case "grant":
+		grants, err := c.subjects.Grants(c.table.Customer(c.h.customer), r.subject.Type, r.subject.ID)
+		return live(grants, r, now), err
+	case "secret":
+		kid, _ := authz.ParseKid(r.id)
+		s, ok := c.table.Secret(kid)
+		return ok && now < s.EndsAt && s.Key.Status(now) == authz.Active, nil
+	}
+	return c.table.Key(r.key).Status(now) == authz.Active, nil
+}
+
+// decide is sidecar.decide. The one that revoked the right knows of it.
+func (c *control) decide(r *right) {
+	h := c.h
+	applied, asked := c.follower.Applied(h.customer), h.now
+	before := *r
+	allow, err := c.allows(r)
+	h.note("%s decides by %v: %t %v", c.name, r, allow, err)
+	if !allow {
 		return
 	}
-	list, err := h.db.Changes(context.Background(), h.customer, c.told, 1000)
-	h.must(err)
-	c.feed.Applied(h.customer, list)
-	c.told = at.Seq
+	apart := time.Duration(0)
+	for _, other := range h.controls {
+		apart = max(apart, other.offset-c.offset)
+	}
+	late := time.Duration(0) // a secret ends at an instant
+	if r.kind == "secret" {
+		late = apart
+	}
+	switch {
+	case asked >= before.expires.Add(max(-c.offset, 0)):
+		h.fail("%s allows by %v, which has ended %v ago", c.name, r, time.Duration(asked-before.expires)*time.Microsecond)
+	case before.revoked == latchkey.Never:
+	case before.by == c && asked >= before.revoked.Add(late):
+		h.fail("%s allows by %v, which it has revoked itself", c.name, r)
+	case before.epoch == c.feed.Epoch() && applied >= before.seq && asked >= before.revoked.Add(late):
+		h.fail("%s allows by %v, which change %d revoked, and it has applied %d", c.name, r, before.seq, applied)
+	case asked >= before.revoked.Add(staleness+skew+apart):
+		h.fail("%s allows by %v, which was revoked %v ago", c.name, r, time.Duration(asked-before.revoked)*time.Microsecond)
+	}
 }
 
 // publish brings Redis up to date.
@@ -482,11 +554,10 @@ func (n *sidecar) allows(r *right) (bool, error) {
 	switch r.kind {
 	case "grant":
 		grants, err := n.replica.Grants(nil, r.subject.Type, r.subject.ID)
-		if err != nil || grants == nil {
+		if err != nil {
 			return false, err
 		}
-		at := slices.IndexFunc(grants.List, func(g authz.Grant) bool { return g.ID == r.id })
-		return at >= 0 && grants.List[at].Live(now), nil
+		return live(grants, r, now), nil
 	case "secret":
 		kid, _ := authz.ParseKid(r.id)
 		s, ok, err := n.replica.FindSecret(kid)
@@ -494,6 +565,14 @@ func (n *sidecar) allows(r *right) (bool, error) {
 	}
 	k, err := n.replica.FindKey(r.key)
 	return err == nil && k != nil && k.Status(now) == authz.Active, err
+}
+
+func live(grants *authz.Grants, r *right, now latchkey.Instant) bool {
+	if grants == nil {
+		return false
+	}
+	at := slices.IndexFunc(grants.List, func(g authz.Grant) bool { return g.ID == r.id })
+	return at >= 0 && grants.List[at].Live(now)
 }
 
 // decide holds a decision about a right to what was promised.
@@ -620,26 +699,30 @@ func (h *fleetHistory) createGrant() {
 	h.note("%d: %v of %s is made", seq, r, r.subject.ID)
 }
 
-func (h *fleetHistory) revoke(r *right) {
-	if r.revoked != latchkey.Never {
+// revoke has a control plane revoke a right.
+func (h *fleetHistory) revoke(c *control, r *right) {
+	ctx := context.Background()
+	call := authz.Call{Caller: h.s.root, Now: c.now()}
+	call.Customer = c.table.Customer(h.customer)
+	var seq int64
+	var err error
+	if r.kind == "grant" {
+		var g authz.GrantRecord
+		g, err = c.granter.Revoke(ctx, call, r.id)
+		seq = g.Version
+	} else {
+		_, seq, err = c.keys.Revoke(ctx, call, r.key)
+	}
+	if latchkey.KindOf(err) == latchkey.Conflict { // it has ended
 		return
 	}
-	seq := h.change(func(tx authz.Tx) error {
-		if r.kind == "grant" {
-			g, err := tx.Grant(context.Background(), r.id)
-			if err != nil {
-				return err
-			}
-			return tx.RevokeGrant(context.Background(), g, h.now)
-		}
-		return tx.RevokeKey(context.Background(), r.key, h.now)
-	})
+	h.must(err)
 	for _, x := range h.rights {
 		if (x == r || r.kind == "key" && x.key == r.key) && x.revoked == latchkey.Never {
-			x.revoked, x.seq, x.epoch = h.now, seq, h.epoch
+			x.revoked, x.seq, x.epoch, x.by = h.now, seq, h.epoch, c
 		}
 	}
-	h.note("%d: %v is revoked", seq, r)
+	h.note("%d: %s revokes %v", seq, c.name, r)
 }
 
 // What may happen.
@@ -677,7 +760,7 @@ func (h *fleetHistory) interleave() {
 
 // What may happen, and how often beside the others.
 var often = map[string]int{
-	"key": 2, "grant": 2, "rotate": 1, "revoke": 4, "decide": 8, "follow": 4, "publish": 5, "beat": 4, "late beat": 1,
+	"key": 2, "grant": 2, "rotate": 1, "revoke": 4, "decide": 8, "decide at control": 4, "killed": 1, "follow": 4, "publish": 5, "beat": 4, "late beat": 1,
 	"ask": 6, "look": 6, "replay": 2, "beat alone": 3, "late fill": 3, "time": 6, "long time": 2,
 	"restart sidecar": 1, "restart control": 1, "control down": 1, "other control": 2, "cut": 1, "cut one": 1, "isolate": 1,
 	"trim": 1, "flush": 1, "copy": 1, "fail over": 1, "evict": 1, "poison": 1, "sweep": 1, "epoch": 1,
@@ -709,10 +792,22 @@ func (h *fleetHistory) step() {
 		}
 	case "revoke":
 		if r := h.anyRight("key", "grant"); r != nil {
-			h.revoke(r)
+			h.revoke(h.control(), r)
 		}
 	case "decide":
 		h.sidecar().decideAll()
+	case "decide at control":
+		c := h.control()
+		for _, r := range h.rights[max(0, len(h.rights)-8):] {
+			c.decide(r)
+		}
+	case "killed": // between commit and publish, and before anybody was told
+		if r := h.anyRight("key", "grant"); r != nil && h.depth == 0 {
+			c := h.control()
+			h.revoke(c, r)
+			c.restart()
+			h.note("%s is killed", c.name)
+		}
 	case "follow":
 		h.control().follow()
 	case "publish":
@@ -873,7 +968,9 @@ func (h *fleetHistory) recovers() {
 	}
 	for _, c := range h.controls {
 		c.down = false
-		c.restart()
+		if rapid.Bool().Draw(h.T, "restarted") {
+			c.restart()
+		}
 	}
 	h.depth = 2 // nothing comes between any more
 	for range 4 {
@@ -889,7 +986,7 @@ func (h *fleetHistory) recovers() {
 			n.look()
 		}
 	}
-	h.now = h.now.Add(2 * time.Second) // of what is not there is kept 1 s
+	h.now = h.now.Add(2 * time.Second) // what is not there is remembered for 1 s
 	for _, n := range h.sidecars {
 		for _, r := range h.rights {
 			want := h.now < r.expires && r.revoked == latchkey.Never
@@ -898,6 +995,11 @@ func (h *fleetHistory) recovers() {
 			}
 			if got, err := n.allows(r); err != nil || got != want {
 				h.fail("%s, once all is well, allows by %v: %t %v, want %t", n.name, r, got, err, want)
+			}
+			for _, c := range h.controls {
+				if got, err := c.allows(r); err != nil || got != want {
+					h.fail("%s, once all is well, allows by %v: %t %v, want %t", c.name, r, got, err, want)
+				}
 			}
 		}
 	}
