@@ -837,6 +837,9 @@ func (h *fleetHistory) step() {
 	case "long time":
 		h.now = h.now.Add(time.Duration(rapid.IntRange(5, 45).Draw(h.T, "s")) * time.Second)
 		for _, n := range h.sidecars {
+			if rapid.Bool().Draw(h.T, "old texts come late") {
+				n.replay()
+			}
 			n.decideAll()
 		}
 	case "restart sidecar":
