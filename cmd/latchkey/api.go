@@ -120,6 +120,54 @@ func printJSON(out io.Writer, reply gjson.Result) error {
 	return err
 }
 
+// showAll prints a list that a reply holds as the given member, or the one thing
+// that it is, a row each under the head.
+func showAll(g *Globals, out io.Writer, reply gjson.Result, err error, member string, head []string, row func(gjson.Result) []string) error {
+	switch {
+	case err != nil:
+		return err
+	case g.JSON:
+		return printJSON(out, reply)
+	}
+	list := []gjson.Result{reply}
+	if many := reply.Get(member); many.Exists() {
+		list = many.Array()
+	}
+	rows := [][]string{head}
+	for _, r := range list {
+		rows = append(rows, row(r))
+	}
+	return table(out, rows)
+}
+
+// showOne prints the given members of a reply, a row each.
+func showOne(g *Globals, out io.Writer, reply gjson.Result, err error, members ...string) error {
+	switch {
+	case err != nil:
+		return err
+	case g.JSON:
+		return printJSON(out, reply)
+	}
+	var rows [][]string
+	for _, name := range members {
+		rows = append(rows, []string{name, dash(reply.Get(name))})
+	}
+	return table(out, rows)
+}
+
+// end deletes what is at path, and says so: did is the word for it, member what
+// it is called by.
+func (r *Remote) end(ctx context.Context, g *Globals, out io.Writer, path, member, name, did string) error {
+	if _, err := r.call(ctx, http.MethodDelete, path, nil); err != nil {
+		return err
+	}
+	if g.JSON {
+		return printJSON(out, gjson.Parse(fmt.Sprintf(`{%q:%q,%q:true}`, member, name, did)))
+	}
+	fmt.Fprintln(out, did, name)
+	return nil
+}
+
 // table prints aligned columns; the first row is the head.
 func table(out io.Writer, rows [][]string) error {
 	w := tabwriter.NewWriter(out, 0, 0, 2, ' ', 0)

@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"fmt"
 	"io"
 	"net/http"
 	"net/url"
@@ -103,31 +102,12 @@ type CustomersDeleteCmd struct {
 
 // Run implements the command.
 func (cmd *CustomersDeleteCmd) Run(ctx context.Context, g *Globals, std streams) error {
-	if _, err := cmd.call(ctx, http.MethodDelete, "/v1/customers/"+url.PathEscape(cmd.ID), nil); err != nil {
-		return err
-	}
-	if g.JSON {
-		return printJSON(std.out, gjson.Parse(fmt.Sprintf(`{"id":%q,"deleted":true}`, cmd.ID)))
-	}
-	fmt.Fprintln(std.out, "deleted", cmd.ID)
-	return nil
+	return cmd.end(ctx, g, std.out, "/v1/customers/"+url.PathEscape(cmd.ID), "id", cmd.ID, "deleted")
 }
 
 // showCustomers shows a list of customers, or one.
 func showCustomers(g *Globals, out io.Writer, reply gjson.Result, err error) error {
-	switch {
-	case err != nil:
-		return err
-	case g.JSON:
-		return printJSON(out, reply)
-	}
-	list := []gjson.Result{reply}
-	if many := reply.Get("customers"); many.Exists() {
-		list = many.Array()
-	}
-	rows := [][]string{{"ID", "NAME", "MAX ACTIVE KEYS", "CREATED"}}
-	for _, c := range list {
-		rows = append(rows, []string{c.Get("id").String(), c.Get("name").String(), dash(c.Get("max_active_keys")), c.Get("created_at").String()})
-	}
-	return table(out, rows)
+	return showAll(g, out, reply, err, "customers", []string{"ID", "NAME", "MAX ACTIVE KEYS", "CREATED"}, func(c gjson.Result) []string {
+		return []string{c.Get("id").String(), c.Get("name").String(), dash(c.Get("max_active_keys")), c.Get("created_at").String()}
+	})
 }

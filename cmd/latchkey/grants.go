@@ -105,17 +105,7 @@ type GrantsGetCmd struct {
 // Run implements the command.
 func (cmd *GrantsGetCmd) Run(ctx context.Context, g *Globals, std streams) error {
 	reply, err := cmd.call(ctx, http.MethodGet, grantPath(cmd.ID), nil)
-	switch {
-	case err != nil:
-		return err
-	case g.JSON:
-		return printJSON(std.out, reply)
-	}
-	var rows [][]string
-	for _, name := range []string{"id", "customer_id", "subject", "status", "not_before", "expires_at", "revoked_at", "created_at", "created_by", "reason", "entries"} {
-		rows = append(rows, []string{name, dash(reply.Get(name))})
-	}
-	return table(std.out, rows)
+	return showOne(g, std.out, reply, err, "id", "customer_id", "subject", "status", "not_before", "expires_at", "revoked_at", "created_at", "created_by", "reason", "entries")
 }
 
 // GrantsRevokeCmd ends a grant.
@@ -126,32 +116,13 @@ type GrantsRevokeCmd struct {
 
 // Run implements the command.
 func (cmd *GrantsRevokeCmd) Run(ctx context.Context, g *Globals, std streams) error {
-	if _, err := cmd.call(ctx, http.MethodDelete, grantPath(cmd.ID), nil); err != nil {
-		return err
-	}
-	if g.JSON {
-		return printJSON(std.out, gjson.Parse(fmt.Sprintf(`{"id":%q,"revoked":true}`, cmd.ID)))
-	}
-	fmt.Fprintln(std.out, "revoked", cmd.ID)
-	return nil
+	return cmd.end(ctx, g, std.out, grantPath(cmd.ID), "id", cmd.ID, "revoked")
 }
 
 // showGrants shows a list of grants, or one.
 func showGrants(g *Globals, out io.Writer, reply gjson.Result, err error) error {
-	switch {
-	case err != nil:
-		return err
-	case g.JSON:
-		return printJSON(out, reply)
-	}
-	list := []gjson.Result{reply}
-	if many := reply.Get("grants"); many.Exists() {
-		list = many.Array()
-	}
-	rows := [][]string{{"ID", "SUBJECT", "STATUS", "STARTS", "ENDS", "REVOKED", "REASON"}}
-	for _, r := range list {
-		rows = append(rows, []string{r.Get("id").String(), r.Get("subject.type").String() + ":" + r.Get("subject.id").String(), r.Get("status").String(),
-			r.Get("not_before").String(), dash(r.Get("expires_at")), dash(r.Get("revoked_at")), r.Get("reason").String()})
-	}
-	return table(out, rows)
+	return showAll(g, out, reply, err, "grants", []string{"ID", "SUBJECT", "STATUS", "STARTS", "ENDS", "REVOKED", "REASON"}, func(r gjson.Result) []string {
+		return []string{r.Get("id").String(), r.Get("subject.type").String() + ":" + r.Get("subject.id").String(), r.Get("status").String(),
+			r.Get("not_before").String(), dash(r.Get("expires_at")), dash(r.Get("revoked_at")), r.Get("reason").String()}
+	})
 }

@@ -131,17 +131,7 @@ type KeysGetCmd struct {
 // Run implements the command.
 func (cmd *KeysGetCmd) Run(ctx context.Context, g *Globals, std streams) error {
 	reply, err := cmd.call(ctx, http.MethodGet, "/v1/access_keys/"+url.PathEscape(cmd.ID), nil)
-	if err != nil {
-		return err
-	}
-	if g.JSON {
-		return printJSON(std.out, reply)
-	}
-	var rows [][]string
-	for _, name := range []string{"id", "customer_id", "handle", "created_at", "expires_at", "revoked_at", "last_used_at", "metadata", "scopes"} {
-		rows = append(rows, []string{name, dash(reply.Get(name))})
-	}
-	return table(std.out, rows)
+	return showOne(g, std.out, reply, err, "id", "customer_id", "handle", "created_at", "expires_at", "revoked_at", "last_used_at", "metadata", "scopes")
 }
 
 // KeysRevokeCmd revokes a key.
@@ -152,14 +142,7 @@ type KeysRevokeCmd struct {
 
 // Run implements the command.
 func (cmd *KeysRevokeCmd) Run(ctx context.Context, g *Globals, std streams) error {
-	if _, err := cmd.call(ctx, http.MethodDelete, "/v1/access_keys/"+url.PathEscape(cmd.ID), nil); err != nil {
-		return err
-	}
-	if g.JSON {
-		return printJSON(std.out, gjson.Parse(fmt.Sprintf(`{"id":%q,"revoked":true}`, cmd.ID)))
-	}
-	fmt.Fprintln(std.out, "revoked", cmd.ID)
-	return nil
+	return cmd.end(ctx, g, std.out, "/v1/access_keys/"+url.PathEscape(cmd.ID), "id", cmd.ID, "revoked")
 }
 
 // KeysRotateCmd rotates a key.

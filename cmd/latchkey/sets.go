@@ -179,32 +179,13 @@ type SetsDeleteCmd struct {
 
 // Run implements the command.
 func (cmd *SetsDeleteCmd) Run(ctx context.Context, g *Globals, std streams) error {
-	if _, err := cmd.call(ctx, http.MethodDelete, setPath(cmd.Name), nil); err != nil {
-		return err
-	}
-	if g.JSON {
-		return printJSON(std.out, gjson.Parse(fmt.Sprintf(`{"name":%q,"deleted":true}`, cmd.Name)))
-	}
-	fmt.Fprintln(std.out, "deleted", cmd.Name)
-	return nil
+	return cmd.end(ctx, g, std.out, setPath(cmd.Name), "name", cmd.Name, "deleted")
 }
 
 // showSets shows a list of sets, or one.
 func showSets(g *Globals, out io.Writer, reply gjson.Result, err error) error {
-	switch {
-	case err != nil:
-		return err
-	case g.JSON:
-		return printJSON(out, reply)
-	}
-	list := []gjson.Result{reply}
-	if many := reply.Get("sets"); many.Exists() {
-		list = many.Array()
-	}
-	rows := [][]string{{"NAME", "TYPE", "VALUES", "VERSION", "UPDATED", "DESCRIPTION"}}
-	for _, s := range list {
-		rows = append(rows, []string{s.Get("name").String(), s.Get("entity_type").String(), s.Get("total").String(), s.Get("version").String(),
-			s.Get("updated_at").String(), dash(s.Get("description"))})
-	}
-	return table(out, rows)
+	return showAll(g, out, reply, err, "sets", []string{"NAME", "TYPE", "VALUES", "VERSION", "UPDATED", "DESCRIPTION"}, func(s gjson.Result) []string {
+		return []string{s.Get("name").String(), s.Get("entity_type").String(), s.Get("total").String(), s.Get("version").String(),
+			s.Get("updated_at").String(), dash(s.Get("description"))}
+	})
 }
