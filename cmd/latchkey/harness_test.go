@@ -55,6 +55,11 @@ func startServer(data string, env []string, args []string, change func(*exec.Cmd
 	if err != nil {
 		return nil, err
 	}
+	return startServerAt(api, data, env, args, change)
+}
+
+// startServerAt is startServer on an address of the caller's.
+func startServerAt(api, data string, env []string, args []string, change func(*exec.Cmd)) (*process, error) {
 	exe, err := os.Executable()
 	if err != nil {
 		return nil, err
