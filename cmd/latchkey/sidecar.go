@@ -317,7 +317,7 @@ func (s *sidecar) register(auth *authz.Authenticator) {
 	counter("latchkey_records_forged_total", "Records, messages and heartbeats that were not signed as they should be, and not trusted.", func() int64 {
 		forged := s.control.Refused() + s.follower.Stats().Refused
 		if s.inRedis != nil {
-			forged += s.inRedis.Forged() + s.redis.Stats().Malformed
+			forged += s.inRedis.Forged()
 		}
 		return forged
 	})
@@ -338,5 +338,8 @@ func (s *sidecar) register(auth *authz.Authenticator) {
 		}
 		return 0
 	})
+	if s.redis != nil {
+		registerRedis(s.registry, s.redis)
+	}
 	s.registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 }
