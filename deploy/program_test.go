@@ -51,11 +51,6 @@ var (
 	verbs       sync.Map
 )
 
-// coming are verbs and flags that these files use and the program is about to
-// have. What it has is checked whether it stands here or not; what it has all of
-// fails until it is taken off this list, so that nothing stays unchecked.
-var coming = map[string][]string{}
-
 // describe asks the program about a command; words are its name. A command that
 // is not there fails the test.
 func describe(t *testing.T, words ...string) verb {
@@ -94,10 +89,6 @@ func checkCommand(t *testing.T, where string, args []string, environment map[str
 		t.Errorf("%s: the command %q names no verb", where, args)
 		return
 	}
-	if slices.Equal(coming[args[0]], []string{"*"}) && exec.Command(latchkey, args[0], "--help").Run() != nil {
-		t.Logf("%s: latchkey %s is still to come: not checked", where, args[0])
-		return
-	}
 	v := describe(t, args[0])
 	for _, arg := range args[1:] {
 		name, dashes := strings.CutPrefix(arg, "--")
@@ -108,8 +99,6 @@ func checkCommand(t *testing.T, where string, args []string, environment map[str
 		name, _, valued := strings.Cut(name, "=")
 		boolean, known := v.flags[name]
 		switch {
-		case !known && slices.Contains(coming[args[0]], name):
-			t.Logf("%s: --%s of latchkey %s is still to come: not checked", where, name, args[0])
 		case !known:
 			t.Errorf("%s: latchkey %s has no --%s", where, args[0], name)
 		case !boolean && !valued:
@@ -119,20 +108,6 @@ func checkCommand(t *testing.T, where string, args []string, environment map[str
 	for name := range environment {
 		if strings.HasPrefix(name, "LATCHKEY_") && !slices.Contains(secretFiles, name) && !slices.Contains(v.settings, name) {
 			t.Errorf("%s: latchkey %s does not read %s", where, args[0], name)
-		}
-	}
-}
-
-func TestComing_IsStillToCome(t *testing.T) {
-	for name, flags := range coming {
-		out, err := exec.Command(latchkey, append(strings.Fields(name), "--help")...).CombinedOutput()
-		if slices.Equal(flags, []string{"*"}) && err == nil {
-			t.Errorf("latchkey %s is there: take it off the list", name)
-		}
-		for _, flag := range flags {
-			if flag != "*" && strings.Contains(string(out), "--"+flag) {
-				t.Errorf("--%s of latchkey %s is there: take it off the list", flag, name)
-			}
 		}
 	}
 }

@@ -2,6 +2,7 @@ package deploy
 
 import (
 	"bytes"
+	"encoding/json"
 	"fmt"
 	"io"
 	"net"
@@ -9,35 +10,12 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"strconv"
+	"regexp"
 	"strings"
 	"syscall"
 	"testing"
 	"time"
 )
-
-// engine is the docker that setup.sh finds: it runs the program itself, as the
-// services of compose.yaml would, and writes down what it was asked.
-const engine = `#!/bin/sh
-set -eu
-echo "$*" >> "$STAGE/asked"
-case "$*" in
-*" run --rm --user "*" init")
-	"$LATCHKEY" init --data="$STAGE/compose/secrets" --keyring-file="$STAGE/compose/secrets/keyring" --pepper-file="$STAGE/compose/secrets/pepper"
-	;;
-*" up --detach --wait control-1 control-2")
-	if [ ! -e "$STAGE/pid" ]; then
-		"$LATCHKEY" serve --data="$STAGE/compose/secrets" --keyring-file="$STAGE/compose/secrets/keyring" --pepper-file="$STAGE/compose/secrets/pepper" \
-			--listen="$ADDRESS" --private-listen= > "$STAGE/log" 2>&1 &
-		echo $! > "$STAGE/pid"
-	fi
-	n=0
-	until "$LATCHKEY" healthcheck --url "http://$ADDRESS/health/ready"; do
-		n=$((n + 1)); [ $n -lt 100 ]; sleep 0.1
-	done
-	;;
-esac
-`
 
 // needs finds a program that a test cannot do without. It may be missing on a
 // developer's machine, not where CI says that all is there.
@@ -84,93 +62,53 @@ func eventually(t *testing.T, try func() error) {
 	}
 }
 
+// running is a program that a test has started.
+type running struct {
+	cmd    *exec.Cmd
+	exited chan struct{}
+	out    bytes.Buffer // to be read once it has exited
+}
+
+// start runs a program until stop, or until the test ends.
+func start(t *testing.T, cmd *exec.Cmd) (*running, error) {
+	r := &running{cmd: cmd, exited: make(chan struct{})}
+	cmd.Stdout, cmd.Stderr = &r.out, &r.out
+	if cmd.SysProcAttr == nil {
+		cmd.SysProcAttr = &syscall.SysProcAttr{}
+	}
+	cmd.SysProcAttr.Pdeathsig = syscall.SIGKILL
+	if err := cmd.Start(); err != nil {
+		return nil, err
+	}
+	go func() {
+		_ = cmd.Wait() // how it ended, its output tells
+		close(r.exited)
+	}()
+	t.Cleanup(func() {
+		r.stop()
+		if t.Failed() {
+			t.Logf("%q:\n%s", cmd.Args, &r.out)
+		}
+	})
+	return r, nil
+}
+
+func (r *running) stop() {
+	_ = r.cmd.Process.Signal(syscall.SIGINT) // it may have ended; PostgreSQL's sessions end too
+	select {
+	case <-r.exited:
+	case <-time.After(10 * time.Second):
+		_ = r.cmd.Process.Kill()
+		<-r.exited
+	}
+}
+
 // background runs a program until the test ends.
 func background(t *testing.T, cmd *exec.Cmd) {
 	t.Helper()
-	var out bytes.Buffer
-	cmd.Stdout, cmd.Stderr = &out, &out
-	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
-	if err := cmd.Start(); err != nil {
+	if _, err := start(t, cmd); err != nil {
 		t.Fatal(err)
 	}
-	exited := make(chan error, 1)
-	go func() { exited <- cmd.Wait() }()
-	t.Cleanup(func() {
-		_ = cmd.Process.Signal(syscall.SIGTERM) // it may have ended
-		select {
-		case <-exited:
-		case <-time.After(10 * time.Second):
-			_ = cmd.Process.Kill()
-			<-exited
-		}
-		if t.Failed() {
-			t.Logf("%s:\n%s", cmd.Path, &out)
-		}
-	})
-}
-
-// stage is a copy of the files that compose uses, set up.
-type stage struct {
-	dir, url string
-}
-
-func (s *stage) secret(t *testing.T, name string) string {
-	t.Helper()
-	text, err := os.ReadFile(filepath.Join(s.dir, "compose", "secrets", name))
-	if err != nil {
-		t.Fatal(err)
-	}
-	return string(text)
-}
-
-func (s *stage) setup(t *testing.T) string {
-	t.Helper()
-	cmd := exec.Command("sh", filepath.Join(s.dir, "compose", "setup.sh"))
-	cmd.Env = append(os.Environ(), "PATH="+s.dir+":"+os.Getenv("PATH"), "STAGE="+s.dir, "LATCHKEY="+latchkey,
-		"ADDRESS="+strings.TrimPrefix(s.url, "http://"), "LATCHKEY_URL="+s.url)
-	out, err := cmd.CombinedOutput()
-	if err != nil {
-		t.Fatalf("setup.sh: %v\n%s", err, out)
-	}
-	return string(out)
-}
-
-func setUp(t *testing.T) *stage {
-	t.Helper()
-	needs(t, "curl")
-	s := &stage{dir: t.TempDir(), url: "http://" + freeAddress(t)}
-	if err := os.CopyFS(s.dir, os.DirFS(".")); err != nil {
-		t.Fatal(err)
-	}
-	if err := os.RemoveAll(filepath.Join(s.dir, "compose", "secrets")); err != nil { // a developer's own
-		t.Fatal(err)
-	}
-	if err := os.WriteFile(filepath.Join(s.dir, "docker"), []byte(engine), 0o755); err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		text, err := os.ReadFile(filepath.Join(s.dir, "pid"))
-		if err != nil {
-			return // it never got there
-		}
-		pid, err := strconv.Atoi(strings.TrimSpace(string(text)))
-		if err != nil {
-			t.Fatal(err)
-		}
-		_ = syscall.Kill(pid, syscall.SIGTERM)
-		eventually(t, func() error {
-			if syscall.Kill(pid, 0) == nil {
-				return fmt.Errorf("the server %d did not end", pid)
-			}
-			return nil
-		})
-		if t.Failed() {
-			log, _ := os.ReadFile(filepath.Join(s.dir, "log"))
-			t.Logf("%s", log)
-		}
-	})
-	s.setup(t)
-	return s
 }
 
 // ask sends one request and returns the status and the body.
@@ -195,9 +133,19 @@ func ask(t *testing.T, method, url, body string, headers ...string) (int, string
 	return resp.StatusCode, string(text)
 }
 
-func TestSetup_MakesEverySecretOnce(t *testing.T) {
-	s := setUp(t)
-	secrets := filepath.Join(s.dir, "compose", "secrets")
+// The fleet of compose.yaml, started by setup.sh with real programs.
+func TestFleet(t *testing.T) {
+	s := newStage(t)
+	s.setup(t)
+	t.Run("secrets are made once", s.makesEverySecretOnce)
+	t.Run("users of Redis may do what they need", s.redisUsersMayDoWhatTheyNeed)
+	t.Run("the front asks about every request", s.frontAsksAboutEveryRequest)
+	t.Run("a revoked key is refused", s.revokedKeyIsRefused)
+	t.Run("outages", s.outages)
+}
+
+func (s *stage) makesEverySecretOnce(t *testing.T) {
+	secrets := s.secrets()
 	if info, err := os.Stat(secrets); err != nil || info.Mode().Perm() != 0o700 {
 		t.Errorf("%v %v: other users of the machine may look in", info.Mode(), err)
 	}
@@ -224,6 +172,7 @@ func TestSetup_MakesEverySecretOnce(t *testing.T) {
 		}
 	}
 	// A second run changes nothing, one after the root key was moved away neither.
+	root := s.secret(t, "root.key")
 	for range 2 {
 		s.setup(t)
 		for name, was := range before {
@@ -235,167 +184,99 @@ func TestSetup_MakesEverySecretOnce(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	asked, err := os.ReadFile(filepath.Join(s.dir, "asked"))
-	if err != nil || strings.Count(string(asked), " up --detach --wait\n") != 3 {
+	if err := os.WriteFile(filepath.Join(secrets, "root.key"), []byte(root), 0o600); err != nil { // for the tests that follow
+		t.Fatal(err)
+	}
+	asked := strings.Join(s.asked, "\n") + "\n"
+	if strings.Count(asked, " up --detach --wait\n") != 3 {
 		t.Errorf("compose was asked:\n%s", asked)
 	}
 	for _, secret := range before {
-		if strings.Contains(string(asked), strings.TrimSpace(secret)) {
+		if strings.Contains(asked, strings.TrimSpace(secret)) {
 			t.Error("a secret is an argument, which every user of the machine sees")
 		}
 	}
 }
 
 // Attack on Redis from a sidecar's place, with its user, or without any.
-func TestSetup_RedisUsersMayDoWhatTheyNeed(t *testing.T) {
-	server, client := needs(t, "redis-server"), needs(t, "redis-cli")
-	s := setUp(t)
-	address := freeAddress(t)
-	_, port, _ := net.SplitHostPort(address)
-	text, err := os.ReadFile("compose/redis.conf")
-	if err != nil {
-		t.Fatal(err)
-	}
-	config := strings.NewReplacer("/run/secrets/redis_acl", filepath.Join(s.dir, "compose", "secrets", "redis_acl"), "dir /data", "dir "+t.TempDir(), "bind * -::*", "bind 127.0.0.1").Replace(string(text))
-	path := filepath.Join(s.dir, "redis.conf")
-	if err := os.WriteFile(path, []byte(config), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	background(t, exec.Command(server, path, "--port", port))
-	// call says what the user of that URL is answered.
-	call := func(url string, args ...string) string {
-		cmd := exec.Command(client, append([]string{"-p", port}, args...)...)
-		if rest, ok := strings.CutPrefix(url, "redis://"); ok {
-			user, rest, _ := strings.Cut(rest, ":")
-			password, _, _ := strings.Cut(rest, "@")
-			cmd.Args = append([]string{client, "-p", port, "--no-auth-warning", "--user", user, "--pass", password}, args...)
-		}
-		out, _ := cmd.CombinedOutput() // the answer tells
-		return strings.TrimSpace(string(out))
-	}
+func (s *stage) redisUsersMayDoWhatTheyNeed(t *testing.T) {
 	control, sidecar := s.secret(t, "redis_control_url"), s.secret(t, "redis_sidecar_url")
-	eventually(t, func() error { // as the health check does
-		if got := call("", "ping"); got != "PONG" {
-			return fmt.Errorf("ping without a user: %s", got)
-		}
-		return nil
-	})
-	const mine, others = "lk1:{default}:r:key", "lk1:{other}:r:key"
+	const mine, others = "lk1:{default}:tried", "lk1:{other}:tried"
 	for _, key := range []string{mine, others} {
-		if got := call(control, "set", key, "x"); got != "OK" {
+		if got := s.call(control, "set", key, "x"); got != "OK" {
 			t.Errorf("a control plane writes %s: %s", key, got)
 		}
 	}
-	if got := call(control, "eval", "return redis.call('XADD', KEYS[1], '1-0', 'm', 'x')", "1", "lk1:{default}:feed"); got != "1-0" {
+	if got := s.call(control, "eval", "return redis.call('XADD', KEYS[1], '1-0', 'm', 'x')", "1", "lk1:{other}:feed"); got != "1-0" {
 		t.Errorf("a control plane runs a script: %s", got)
 	}
-	for _, args := range [][]string{{"get", mine}, {"mget", mine, "lk1:{default}:head"}, {"xread", "STREAMS", "lk1:{default}:feed", "0"}, {"hgetall", "lk1:{default}:nodes"}, {"time"}, {"ping"}} {
-		if got := call(sidecar, args...); strings.Contains(got, "NOPERM") || strings.Contains(got, "ERR") {
+	for _, args := range [][]string{{"get", mine}, {"get", "lk1:{default}:head"}, {"xread", "STREAMS", "lk1:{default}:feed", "0"}, {"ping"}} {
+		if got := s.call(sidecar, args...); strings.Contains(got, "NOPERM") || strings.Contains(got, "ERR") {
 			t.Errorf("a sidecar asks %v: %s", args, got)
 		}
 	}
 	for who, may := range map[string][][]string{
 		"": {{"get", mine}, {"set", mine, "y"}, {"info"}, {"acl", "whoami"}},
 		sidecar: {
-			{"get", others}, {"xread", "STREAMS", "lk1:{other}:feed", "0"}, {"set", mine, "y"}, {"del", mine}, {"xadd", "lk1:{default}:feed", "*", "m", "y"},
+			{"get", others}, {"xread", "STREAMS", "lk1:{other}:feed", "0"}, {"hgetall", "lk1:{default}:nodes"}, {"set", mine, "y"}, {"del", mine}, {"xadd", "lk1:{default}:feed", "*", "m", "y"},
 			{"eval", "return redis.call('SET', KEYS[1], 'y')", "1", mine}, {"flushall"}, {"config", "set", "maxmemory-policy", "allkeys-lru"}, {"acl", "list"},
 			{"keys", "*"}, {"scan", "0"}, {"randomkey"}, {"debug", "sleep", "1"}, {"shutdown"}, {"monitor"}, {"replicaof", "evil", "1"}, {"publish", "lk1:{other}:x", "y"},
 		},
-		control: {{"flushall"}, {"config", "set", "maxmemory-policy", "allkeys-lru"}, {"acl", "list"}, {"shutdown"}, {"replicaof", "evil", "1"}, {"set", "elsewhere", "x"}},
+		control: {{"flushall"}, {"config", "get", "requirepass"}, {"config", "set", "maxmemory-policy", "allkeys-lru"}, {"acl", "list"}, {"shutdown"}, {"replicaof", "evil", "1"}, {"set", "elsewhere", "x"}},
 	} {
 		for _, args := range may {
-			if got := call(who, args...); !strings.Contains(got, "NOPERM") && !strings.Contains(got, "NOAUTH") && !strings.Contains(got, "not allowed") {
+			if got := s.call(who, args...); !strings.Contains(got, "NOPERM") && !strings.Contains(got, "NOAUTH") && !strings.Contains(got, "not allowed") {
 				t.Errorf("%.30s may %v: %s", who, args, got)
 			}
 		}
 	}
-	if got := call(control, "config", "get", "maxmemory-policy"); !strings.Contains(got, "noeviction") {
+	if got := s.call(control, "info", "memory"); !strings.Contains(got, "maxmemory_policy:noeviction") {
 		t.Errorf("eviction: %s", got)
+	}
+	// What the services did was not refused to any of them.
+	for _, name := range []string{"control-1", "control-2", "sidecar-1", "sidecar-2"} {
+		status, body := ask(t, "GET", "http://"+s.private[name]+"/metrics", "")
+		if status != http.StatusOK || !strings.Contains(body, "latchkey_redis_up 1\n") || !strings.Contains(body, `latchkey_redis_errors_total{reason="denied"} 0`+"\n") {
+			t.Errorf("%s: %d; Redis refuses it something:\n%s", name, status, regexp.MustCompile(`(?m)^latchkey_redis_.*$`).FindAllString(body, -1))
+		}
 	}
 }
 
-// The front's nginx and the sample application, run as they stand, but for
-// addresses. What they ask is a server of ours in the sidecar's place.
-func TestCompose_FrontAsksAboutEveryRequest(t *testing.T) {
-	nginx := needs(t, "nginx")
-	s := setUp(t)
-	dir := t.TempDir()
-	front, app := freeAddress(t), freeAddress(t)
-	socket := filepath.Join(dir, "sidecar.sock")
-	start := func(name string, replace ...string) {
-		text, err := os.ReadFile("compose/" + name)
-		if err != nil {
-			t.Fatal(err)
-		}
-		own := filepath.Join(dir, name+".d")
-		if err := os.Mkdir(own, 0o755); err != nil {
-			t.Fatal(err)
-		}
-		for i := 0; i < len(replace); i += 2 {
-			if !strings.Contains(string(text), replace[i]) {
-				t.Errorf("%s does not name %s", name, replace[i])
-			}
-		}
-		config := strings.NewReplacer(append(replace, "/tmp/", own+"/", "127.0.0.1:8081", freeAddress(t))...).Replace(string(text))
-		if os.Geteuid() == 0 {
-			config = "user root;\n" + config
-		}
-		path := filepath.Join(dir, name)
-		if err := os.WriteFile(path, []byte(config), 0o600); err != nil {
-			t.Fatal(err)
-		}
-		background(t, exec.Command(nginx, "-c", path, "-g", "daemon off;"))
+// makeKey makes a key at a control plane and returns its id and secret.
+func (s *stage) makeKey(t *testing.T, at, scopes string) (id, secret string) {
+	t.Helper()
+	status, text := ask(t, "POST", "http://"+s.address[at]+"/v1/access_keys", `{"scopes": {"customer": `+scopes+`}, "metadata": {"username": "u", "keyname": "k"}}`,
+		"Authorization", "Bearer "+strings.TrimSpace(s.secret(t, "root.key")), "Content-Type", "application/json")
+	var made struct{ ID, Key string }
+	if err := json.Unmarshal([]byte(text), &made); err != nil || status != http.StatusCreated {
+		t.Fatalf("%d %s", status, text)
 	}
-	data := filepath.Join(t.TempDir(), "data")
-	background(t, exec.Command(latchkey, "serve", "--data="+data, "--listen=unix:"+socket, "--private-listen=", "--forward-routes=compose/routes.yaml"))
-	overSocket := &http.Transport{Dial: func(string, string) (net.Conn, error) { return net.Dial("unix", socket) }}
-	defer overSocket.CloseIdleConnections()
-	eventually(t, func() error {
-		return exec.Command(latchkey, "healthcheck", "--url=unix:"+socket).Run()
-	})
-	root, err := os.ReadFile(filepath.Join(data, "root.key"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	make := func(scopes string) string {
-		req, err := http.NewRequest("POST", "http://localhost/v1/access_keys", strings.NewReader(`{"scopes": {"customer": `+scopes+`}, "metadata": {"username": "u", "keyname": "k"}}`))
-		if err != nil {
-			t.Fatal(err)
-		}
-		req.Header.Set("Authorization", "Bearer "+strings.TrimSpace(string(root)))
-		req.Header.Set("Content-Type", "application/json")
-		resp, err := (&http.Client{Transport: overSocket}).Do(req)
-		if err != nil {
-			t.Fatal(err)
-		}
-		defer resp.Body.Close()
-		text, err := io.ReadAll(resp.Body)
-		_, rest, ok := strings.Cut(string(text), `"key":"`)
-		if err != nil || !ok {
-			t.Fatalf("%s %v", text, err)
-		}
-		key, _, _ := strings.Cut(rest, `"`)
-		return key
-	}
-	caller := filepath.Join(dir, "nginx_caller")
-	line, _, _ := strings.Cut(s.secret(t, "nginx_caller"), `"`) // as setup.sh writes it
-	if err := os.WriteFile(caller, []byte(line+`"`+make(`{"decision": true}`)+"\";\n"), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	reader := make(`{"doc": [{"f": "/docs/public/*", "p": 2}]}`)
+	return made.ID, made.Key
+}
 
-	start("app.conf", "listen 8080", "listen "+app)
-	start("front.conf", "listen 8080", "listen "+front, "server app:8080", "server "+app, "/run/latchkey/sidecar.sock", socket,
-		"sidecar-2:5539", freeAddress(t), "/run/secrets/nginx_caller", caller)
-	for _, address := range []string{app, front} {
-		eventually(t, func() error {
-			conn, err := net.Dial("tcp", address)
-			if err == nil {
-				err = conn.Close()
-			}
-			return err
-		})
+// revoke ends a key at a control plane.
+func (s *stage) revoke(t *testing.T, at, id string, headers ...string) string {
+	t.Helper()
+	status, text := ask(t, "DELETE", "http://"+s.address[at]+"/v1/access_keys/"+id, "",
+		append(headers, "Authorization", "Bearer "+strings.TrimSpace(s.secret(t, "root.key")))...)
+	if status != http.StatusOK && status != http.StatusNoContent {
+		t.Fatalf("%d %s", status, text)
 	}
+	return text
+}
+
+// read asks the front for a page of the application.
+func (s *stage) read(t *testing.T, key string) (int, string) {
+	t.Helper()
+	return ask(t, "GET", "http://"+s.address["front"]+"/docs/public/plan", "", "Authorization", "Bearer "+key)
+}
+
+const readsPublic = `{"doc": [{"f": "/docs/public/*", "p": 2}]}`
+
+func (s *stage) frontAsksAboutEveryRequest(t *testing.T) {
+	_, reader := s.makeKey(t, "control-1", readsPublic)
+	front := s.address["front"]
+	root := strings.TrimSpace(s.secret(t, "root.key"))
 	for _, c := range []struct {
 		method, path, key string
 		status            int
@@ -412,7 +293,7 @@ func TestCompose_FrontAsksAboutEveryRequest(t *testing.T) {
 		{"GET", "/docs/public/plan", "", 401, ""},
 		{"GET", "/docs/public/plan", reader[:len(reader)-1] + "x", 401, ""},
 	} {
-		headers := []string{"X-Latchkey-Subject", "forged", "X-Latchkey-Caller", strings.TrimSpace(string(root)), "X-Original-URI", "/docs/public/plan"}
+		headers := []string{"X-Latchkey-Subject", "forged", "X-Latchkey-Caller", root, "X-Original-URI", "/docs/public/plan"}
 		if c.key != "" {
 			headers = append(headers, "Authorization", "Bearer "+c.key)
 		}
@@ -421,4 +302,90 @@ func TestCompose_FrontAsksAboutEveryRequest(t *testing.T) {
 			t.Errorf("%s %s: %d %s", c.method, c.path, status, body)
 		}
 	}
+}
+
+// A key that was revoked at one control plane opens nothing any more.
+func (s *stage) revokedKeyIsRefused(t *testing.T) {
+	for _, at := range []string{"control-1", "control-2"} {
+		id, key := s.makeKey(t, at, readsPublic)
+		if status, body := s.read(t, key); status != http.StatusOK {
+			t.Fatalf("before: %d %s", status, body)
+		}
+		s.revoke(t, at, id)
+		begun := time.Now()
+		eventually(t, func() error {
+			if status, body := s.read(t, key); status == http.StatusOK {
+				return fmt.Errorf("%d %s", status, body)
+			}
+			return nil
+		})
+		if took := time.Since(begun); took > time.Second {
+			t.Errorf("revoked at %s, it was good for %s", at, took)
+		}
+		if status, body := s.read(t, key); status != http.StatusUnauthorized && status != http.StatusForbidden {
+			t.Errorf("after: %d %s", status, body)
+		}
+		// Or the reply itself says that all nodes know.
+		id, key = s.makeKey(t, at, readsPublic)
+		if status, body := s.read(t, key); status != http.StatusOK {
+			t.Fatalf("before: %d %s", status, body)
+		}
+		told := s.revoke(t, at, id, "Prefer", "wait=30")
+		if !strings.Contains(told, `"pending":[]`) || strings.Count(told, `"node":`) < 3 {
+			t.Errorf("told: %s", told)
+		}
+		if status, body := s.read(t, key); status != http.StatusUnauthorized && status != http.StatusForbidden {
+			t.Errorf("told that all nodes know: %d %s", status, body)
+		}
+	}
+}
+
+// One after the other goes away. What remains lets nobody in whom it should not,
+// and everybody whom it can.
+func (s *stage) outages(t *testing.T) {
+	_, key := s.makeKey(t, "control-1", readsPublic)
+	works := func(when string) {
+		t.Helper()
+		if status, body := s.read(t, key); status != http.StatusOK || !strings.Contains(body, "GET /docs/public/plan for ") {
+			t.Errorf("%s: %d %s", when, status, body)
+		}
+	}
+	revokes := func(when, at string) {
+		t.Helper()
+		id, key := s.makeKey(t, at, readsPublic)
+		eventually(t, func() error {
+			if status, body := s.read(t, key); status != http.StatusOK {
+				return fmt.Errorf("%s: %d %s", when, status, body)
+			}
+			return nil
+		})
+		s.revoke(t, at, id)
+		eventually(t, func() error {
+			if status, body := s.read(t, key); status == http.StatusOK {
+				return fmt.Errorf("%s: a revoked key: %d %s", when, status, body)
+			}
+			return nil
+		})
+	}
+	works("all are there")
+	s.down("sidecar-1")
+	works("nginx has its second choice")
+	s.down("sidecar-2")
+	if status, body := s.read(t, key); status < 500 || strings.Contains(body, "/docs/public/plan") {
+		t.Errorf("nobody decides, and nginx answers %d %s", status, body)
+	}
+	s.start(t, "sidecar-1")
+	works("a sidecar is back")
+	s.down("control-1")
+	works("one control plane")
+	revokes("one control plane", "control-2")
+	s.down("redis")
+	works("no Redis")
+	revokes("no Redis", "control-2")
+	s.start(t, "redis")
+	s.down("control-2")
+	works("no control plane")
+	s.start(t, "control-1")
+	works("a control plane is back")
+	revokes("a control plane is back", "control-1")
 }

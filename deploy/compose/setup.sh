@@ -21,7 +21,17 @@ keep() {
 }
 missing() { [ ! -s "$secrets/$1" ]; }
 random() { od -An -N32 -tx1 /dev/urandom | tr -d ' \n'; }
-hidden() { printf '%s' "$1" | sha256sum | cut -d' ' -f1; }
+field() { sed -n 's/.*"'"$1"'":"\([^"]*\)".*/\1/p'; }
+# user NAME ARGS makes a user of Redis, as a line of its ACL file, and keeps the
+# URL that has its password. Redis keeps the password as SHA-256.
+user() {
+    name=$1 && shift
+    made=$(compose run --rm --no-deps --no-TTY --user "$(id -u):$(id -g)" init --json redis acl "$@")
+    login=$(echo "$made" | field user) password=$(echo "$made" | field password) rule=$(echo "$made" | field rule)
+    [ -n "$login" ] && [ -n "$password" ] && [ -n "$rule" ]
+    printf 'redis://%s:%s@redis:6379/0' "$login" "$password" | keep "$name"
+    echo "user $login $rule"
+}
 
 # PostgreSQL and Redis.
 if missing postgres_password; then random | keep postgres_password; fi
@@ -29,15 +39,14 @@ if missing database_url; then
     printf 'postgres://latchkey:%s@postgres:5432/latchkey?sslmode=disable' "$(cat "$secrets/postgres_password")" | keep database_url
 fi
 if missing redis_acl; then
-    control=$(random) sidecar=$(random)
-    printf 'redis://latchkey-control:%s@redis:6379/0' "$control" | keep redis_control_url
-    printf 'redis://latchkey-sidecar-default:%s@redis:6379/0' "$sidecar" | keep redis_sidecar_url
-    # Control planes write; the sidecars of a customer read what is their
-    # customer's. Redis keeps the passwords as SHA-256.
+    compose build init
+    control=$(user redis_control_url --control-plane)
+    sidecar=$(user redis_sidecar_url --customer=default)
+    # Who has not authenticated may say PING, which the health check does.
     keep redis_acl <<ACL
 user default reset on nopass sanitize-payload -@all +ping
-user latchkey-control reset on #$(hidden "$control") sanitize-payload ~lk1:* &lk1:* +@all -@admin -@dangerous +info +config|get
-user latchkey-sidecar-default reset on #$(hidden "$sidecar") sanitize-payload %R~lk1:{default}:* &lk1:{default}:* -@all +@connection -@admin -@dangerous +get +mget +hgetall +xread +time
+$control
+$sidecar
 ACL
 fi
 if missing pepper; then random | keep pepper; fi
@@ -57,13 +66,12 @@ post() {
         curl --silent --show-error --fail-with-body --header @- --header 'Content-Type: application/json' \
             --data "$2" "${LATCHKEY_URL:-http://127.0.0.1:5539}$1"
 }
-made() { sed -n 's/.*"key":"\([^"]*\)".*/\1/p'; }
 if missing sidecar_key; then
     post /v1/access_keys '{"scopes": {"customer": {"decision": true, "sidecar": true}}, "metadata": {"username": "compose", "keyname": "sidecars"}}' |
-        made | keep sidecar_key
+        field key | keep sidecar_key
 fi
 if missing nginx_caller; then
-    key=$(post /v1/access_keys '{"scopes": {"customer": {"decision": true}}, "metadata": {"username": "compose", "keyname": "nginx"}}' | made)
+    key=$(post /v1/access_keys '{"scopes": {"customer": {"decision": true}}, "metadata": {"username": "compose", "keyname": "nginx"}}' | field key)
     [ -n "$key" ]
     printf 'proxy_set_header X-Latchkey-Caller "%s";\n' "$key" | keep nginx_caller
 fi
