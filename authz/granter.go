@@ -184,8 +184,7 @@ func (g *Granter) List(ctx context.Context, call Call, q GrantQuery) ([]GrantRec
 	q.Customer, q.Now = call.Customer.ID, call.Now
 	if q.Subject.Type == SubjectAccessKey && q.Subject.ID != "" {
 		id, err := g.keyNamed(ctx, q.Customer, q.Subject.ID)
-		switch latchkey.KindOf(err) {
-		case latchkey.NotFound, latchkey.Invalid:
+		if kind := latchkey.KindOf(err); err != nil && (kind == latchkey.NotFound || kind == latchkey.Invalid) {
 			return nil, nil
 		}
 		if err != nil {

@@ -52,6 +52,7 @@ func (db *DB) Grants(ctx context.Context, q authz.GrantQuery) ([]authz.GrantReco
 	}
 	now, never := int64(q.Now), int64(latchkey.Never)
 	switch q.Status {
+	case authz.GrantAll:
 	case authz.GrantActive:
 		where = append(where, `not_before <= `+arg(now), `expires_at > `+arg(now), `revoked_at = `+arg(never))
 	case authz.GrantScheduled:

@@ -41,7 +41,7 @@ func (w *walk) everything() error {
 	}
 	w.may(k)
 	w.mayNot(k, other)
-	return errors.Join(w.restrictions(), w.keys(k), w.refusedKeys(), w.limit(), w.revocation(), w.expiry())
+	return errors.Join(w.restrictions(), w.keys(k), w.refusedKeys(), w.limit(), w.revocation(), w.expiry(), w.grants())
 }
 
 // begin makes the customer, the example key, and a key for it to look at.
@@ -375,5 +375,48 @@ func (w *walk) expiry() error {
 	w.http("DELETE of an expired key", "204", w.root, del, accessKeys+"/"+k.id, "", asCustomer, customer)
 	r = w.http("after its end: another key", "201", w.root, post, accessKeys, another, asCustomer, customer)
 	w.add("… without expires_at it is valid until it is revoked", "HTTP", "<nil>", fmt.Sprint(r.at("expires_at")))
+	return nil
+}
+
+// grants walks a right for a while: of a key that manages, and of a person.
+func (w *walk) grants() error {
+	const of, path = "grants", "/v1/grants"
+	if r, err := w.call(w.root, post, "/v1/customers", `{"name":"grants","id":"`+of+`"}`); err != nil || r.status != http.StatusCreated {
+		return fmt.Errorf("make a customer: %w: %s", err, r.text)
+	}
+	w.part = "A right for a while"
+	k, err := w.make(of, newKey(`"decision":true,"access_requests_manage":true,"doc":[{"f":"own","p":2}]`))
+	if err != nil {
+		return err
+	}
+	end := time.Now().Add(lifetime)
+	grant := func(typ, id, entries string) string {
+		return `{"subject":{"type":"` + typ + `","id":"` + id + `"},"entries":{` + entries + `},"expires_at":"` + end.Format(time.RFC3339Nano) + `","reason":"on call"}`
+	}
+	const lent = `"doc":[{"f":"lent","p":4}]`
+	person := `{"subject":{"type":"user","id":"alice"},"action":{"name":"update"},"resource":{"type":"doc","id":"lent"}}`
+	asks := func(tried, want, body string) {
+		r, err := w.call(k.secret, post, "/decision", body)
+		w.add(tried, "/decision", want, verdict(r, err))
+	}
+	own := question(k.id, "update", "doc", "lent", "")
+	asks("before: may alice update it?", "deny no_grant", person)
+	w.http("a service gives itself a right", "403 self_approval_forbidden", k.secret, post, path, grant("access_key", k.id, lent))
+	w.http("… and alice one over policies", "400 builtin_type", k.secret, post, path, grant("user", "alice", `"policies":[{"f":"*","p":2}]`))
+	w.http("… and alice one over a document", "201", k.secret, post, path, grant("user", "alice", lent))
+	asks("may alice update it?", allow, person)
+	asks("may the service?", denyScope, own)
+	r := w.http("root gives the service the same right", "201", w.root, post, path, grant("access_key", k.id, lent), asCustomer, of)
+	asks("may it now?", allow, own)
+	id, _ := r.at("id").(string)
+	w.http("DELETE /v1/grants/{id}", "204", k.secret, del, path+"/"+id, "")
+	asks("and now?", denyScope, own)
+	select {
+	case <-w.ctx.Done():
+		return w.ctx.Err()
+	case <-time.After(time.Until(end)):
+	}
+	asks("after its end: may alice?", "deny no_grant", person)
+	w.http("DELETE of one that has ended", "409 already_ended", k.secret, del, path+"/"+id, "")
 	return nil
 }
