@@ -25,9 +25,9 @@ type FeedRecord interface {
 	FullKey(ctx context.Context, customer string, id KeyID, now latchkey.Instant) (FullKey, error)
 	// EachFullKey goes over all keys of a customer, ended ones too.
 	EachFullKey(ctx context.Context, customer string, now latchkey.Instant, do func(*FullKey) error) error
-	// FullKeys returns the first of those whose ids come after the given one, in
-	// their order; none at the end.
-	FullKeys(ctx context.Context, customer, after string, now latchkey.Instant) ([]FullKey, error)
+	// FullKeys returns the first of those that come after the given one, in the
+	// order in which they were made; none at the end.
+	FullKeys(ctx context.Context, customer string, after Key, now latchkey.Instant) ([]FullKey, error)
 	// FullSubjects does so with the subjects, access keys apart, that hold a grant
 	// which has not ended at now, in the order of type and id.
 	FullSubjects(ctx context.Context, customer string, after EntityRef, now latchkey.Instant) ([]FullSubject, error)

@@ -81,7 +81,7 @@ func (b *rebuild) customer(ctx context.Context, customer string) error {
 }
 
 func (b *rebuild) read(ctx context.Context, work *errgroup.Group, customer string) error {
-	for after := ""; ctx.Err() == nil; {
+	for after := (authz.Key{}); ctx.Err() == nil; {
 		at, now, err := b.position(ctx, customer)
 		if err != nil {
 			return err
@@ -93,7 +93,7 @@ func (b *rebuild) read(ctx context.Context, work *errgroup.Group, customer strin
 		if len(page) == 0 {
 			break
 		}
-		after = page[len(page)-1].Key.ID.String()
+		after = page[len(page)-1].Key
 		work.Go(func() error {
 			return b.put(ctx, at, now, &b.keys, len(page), func(i int) (*feed.Record, error) {
 				if k := &page[i].Key; min(k.ExpiresAt, k.RevokedAt) <= now {

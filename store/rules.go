@@ -231,7 +231,7 @@ const keysPerRead = 500
 
 // EachFullKey implements authz.Record.
 func (db *DB) EachFullKey(ctx context.Context, customer string, now latchkey.Instant, do func(*authz.FullKey) error) error {
-	for after := ""; ; {
+	for after := (authz.Key{}); ; {
 		list, err := db.FullKeys(ctx, customer, after, now)
 		if err != nil {
 			return err
@@ -244,12 +244,12 @@ func (db *DB) EachFullKey(ctx context.Context, customer string, now latchkey.Ins
 		if len(list) < keysPerRead {
 			return nil
 		}
-		after = list[len(list)-1].Key.ID.String()
+		after = list[len(list)-1].Key
 	}
 }
 
 // FullKeys implements authz.Record.
-func (db *DB) FullKeys(ctx context.Context, customer, after string, now latchkey.Instant) ([]authz.FullKey, error) {
+func (db *DB) FullKeys(ctx context.Context, customer string, after authz.Key, now latchkey.Instant) ([]authz.FullKey, error) {
 	list, err := db.fullKeys(ctx, customer, after, now)
 	if err != nil {
 		return nil, refine(fmt.Errorf("read the keys of %s: %w", customer, err))
@@ -257,13 +257,14 @@ func (db *DB) FullKeys(ctx context.Context, customer, after string, now latchkey
 	return list, nil
 }
 
-func (db *DB) fullKeys(ctx context.Context, customer, after string, now latchkey.Instant) ([]authz.FullKey, error) {
+// fullKeys goes by the index of a customer's keys: each page costs what it holds.
+func (db *DB) fullKeys(ctx context.Context, customer string, after authz.Key, now latchkey.Instant) ([]authz.FullKey, error) {
 	asOf, err := db.position(ctx, customer)
 	if err != nil {
 		return nil, err
 	}
-	found, err := db.read.QueryContext(ctx, `SELECT `+keyColumns+` FROM access_keys k WHERE k.customer_id = $1 AND k.id > $2 ORDER BY k.id LIMIT $3`,
-		customer, after, keysPerRead)
+	found, err := db.read.QueryContext(ctx, `SELECT `+keyColumns+` FROM access_keys k WHERE k.customer_id = $1 AND (k.created_at, k.id) > ($2, $3)
+		ORDER BY k.created_at, k.id LIMIT $4`, customer, int64(after.CreatedAt), after.ID.String(), keysPerRead)
 	keys, err := collect(found, err, scanKey)
 	if err != nil || len(keys) == 0 {
 		return nil, err
@@ -274,9 +275,11 @@ func (db *DB) fullKeys(ctx context.Context, customer, after string, now latchkey
 		list[i] = authz.FullKey{Key: k, AsOf: asOf}
 		at[k.ID] = &list[i]
 	}
-	last := keys[len(keys)-1].ID.String()
-	found, err = db.read.QueryContext(ctx, `SELECT s.kid, s.key_id, s.mode, s.digest, s.pepper, s.ends_at FROM access_key_secrets s
-		JOIN access_keys k ON k.id = s.key_id WHERE k.customer_id = $1 AND k.id > $2 AND k.id <= $3 ORDER BY s.kid`, customer, after, last)
+	last := &keys[len(keys)-1]
+	found, err = db.read.QueryContext(ctx, `SELECT s.kid, s.key_id, s.mode, s.digest, s.pepper, s.ends_at FROM access_keys k
+		JOIN access_key_secrets s ON s.key_id = k.id
+		WHERE k.customer_id = $1 AND (k.created_at, k.id) > ($2, $3) AND (k.created_at, k.id) <= ($4, $5) ORDER BY s.kid`,
+		customer, int64(after.CreatedAt), after.ID.String(), int64(last.CreatedAt), last.ID.String())
 	secrets, err := collect(found, err, scanSecret)
 	if err != nil {
 		return nil, err
@@ -286,9 +289,10 @@ func (db *DB) fullKeys(ctx context.Context, customer, after string, now latchkey
 			k.Secrets = append(k.Secrets, s)
 		}
 	}
-	found, err = db.read.QueryContext(ctx, `SELECT `+grantColumns+` FROM grants WHERE customer_id = $1 AND subject_type = $2
-		AND subject_id > $3 AND subject_id <= $4 AND expires_at > $5 AND revoked_at > $5 ORDER BY id`,
-		customer, authz.SubjectAccessKey, after, last, int64(now))
+	found, err = db.read.QueryContext(ctx, `SELECT `+grantsOf+` FROM access_keys k
+		JOIN grants g ON g.customer_id = k.customer_id AND g.subject_type = $6 AND g.subject_id = k.id
+		WHERE k.customer_id = $1 AND (k.created_at, k.id) > ($2, $3) AND (k.created_at, k.id) <= ($4, $5) AND g.expires_at > $7 AND g.revoked_at > $7 ORDER BY g.id`,
+		customer, int64(after.CreatedAt), after.ID.String(), int64(last.CreatedAt), last.ID.String(), authz.SubjectAccessKey, int64(now))
 	grants, err := collect(found, err, scanGrant)
 	if err != nil {
 		return nil, err
