@@ -111,6 +111,15 @@ func (b *beside) ready(p *process) *process {
 	return p
 }
 
+// keptPolicies waits until a sidecar's directory has its policies.
+func (b *beside) keptPolicies(data string) {
+	b.t.Helper()
+	eventually(b.t, "the policies are on disk", func() bool {
+		kept, err := filepath.Glob(filepath.Join(data, "policies", "*", "*.json"))
+		return err == nil && len(kept) > 0
+	})
+}
+
 // newKey makes a key that may read documents, by way of any node.
 func (b *beside) newKey(by *process, name string) (id, secret string) {
 	b.t.Helper()
@@ -339,12 +348,9 @@ func TestSidecar_AColdStartWithNobodyThereDenies(t *testing.T) {
 	if permit, why := p.ask(t, secret, "access_key", id); !permit {
 		t.Fatal(why)
 	}
+	b.keptPolicies(data)
 	if err := p.end(syscall.SIGTERM); err != nil {
 		t.Fatal(err)
-	}
-	kept, err := filepath.Glob(filepath.Join(data, "policies", "*", "bundle*"))
-	if err != nil || len(kept) == 0 {
-		t.Fatalf("no bundle is kept: %v %v", kept, err)
 	}
 	_ = b.control.end(syscall.SIGKILL)
 	for _, dir := range []string{data, ""} {

@@ -44,7 +44,9 @@ func TestSidecarRedis_AColdStartByRedisAlone(t *testing.T) {
 	link := servers.NewProxy(t, strings.TrimPrefix(b.control.url, "http://"))
 	data := t.TempDir()
 	args := []string{"--control", "http://" + link.Addr(), "--redis", s.URL(), "--max-staleness", "4s", "--max-clock-skew", "1s"}
-	b.end(b.ready(b.sidecar(data, nil, args...)))
+	first := b.ready(b.sidecar(data, nil, args...))
+	b.keptPolicies(data)
+	b.end(first)
 	id, secret := b.newKey(b.control, "one")
 	link.Refuse()
 	p := b.ready(b.sidecar(data, nil, args...))

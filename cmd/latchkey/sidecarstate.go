@@ -85,6 +85,7 @@ type heldPolicies struct {
 	end    context.CancelFunc
 	puller atomic.Pointer[bundle.Puller]
 	force  atomic.Pointer[inForce]
+	asked  atomic.Int64 // when the puller was asked last
 	runs   sync.WaitGroup
 }
 
@@ -105,9 +106,15 @@ func (h *heldPolicies) inForce() bool {
 	return f != nil && f.sequence >= 0
 }
 
+// pullAgain is how often a puller is asked for policies that a control plane has
+// told of: it waits for them as it is, or tries again by itself.
+const pullAgain = 5 * time.Second
+
 // behind implements cache.FollowerConfig.Behind.
 func (h *heldPolicies) behind() {
-	if p := h.puller.Load(); p != nil {
+	now := h.sidecar.instant()
+	last := h.asked.Load()
+	if p := h.puller.Load(); p != nil && now >= latchkey.Instant(last).Add(pullAgain) && h.asked.CompareAndSwap(last, int64(now)) {
 		p.Trigger()
 	}
 }
