@@ -30,7 +30,7 @@ type size struct {
 }
 
 var (
-	full  = size{name: "full", perSecond: 2000, keys: 400, revocations: 100, grants: 10_000, grantsPerSecond: 250, outage: 12 * time.Second, staleness: 10 * time.Second, skew: 2 * time.Second}
+	full  = size{name: "full", perSecond: 2000, keys: 400, revocations: 100, grants: 10_000, grantsPerSecond: 300, outage: 10 * time.Second, staleness: 10 * time.Second, skew: 2 * time.Second}
 	small = size{name: "small", perSecond: 300, keys: 20, revocations: 8, grants: 150, grantsPerSecond: 50, outage: time.Second, staleness: 5 * time.Second, skew: time.Second}
 )
 
@@ -132,7 +132,7 @@ func (f *figures) page() *page.Page {
 		wrongly += phase.denied() + phase.failed
 	}
 	p.Goals = append(p.Goals,
-		page.Goal{Name: "p99 of decisions, everything cut, until max_staleness / healthy before", Want: fmt.Sprintf("≤ %.1f", wantSlowdown), Got: fmt.Sprintf("%.2f", o.cutRatio), Met: o.cutRatio <= wantSlowdown},
+		page.Goal{Name: "p99 of decisions, everything cut, until max_staleness / healthy before and after", Want: fmt.Sprintf("≤ %.1f", wantSlowdown), Got: fmt.Sprintf("%.2f", o.cutRatio), Met: o.cutRatio <= wantSlowdown},
 		page.Goal{Name: "Decisions denied or failed during these outages, until max_staleness", Want: "0", Got: fmt.Sprint(wrongly), Met: wrongly == 0},
 		page.Goal{Name: "Last allow of any node after everything was cut", Want: fmt.Sprintf("≤ %.0f s (max_staleness + max_clock_skew)", o.bound.Seconds()),
 			Got: fmt.Sprintf("%.1f s", o.lastAllow.Seconds()), Met: o.lastAllow <= o.bound})

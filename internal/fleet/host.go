@@ -7,6 +7,7 @@ import (
 	"os"
 	"runtime"
 	"testing"
+	"time"
 )
 
 // host is to this program what a test is to tests: whoever starts servers is
@@ -94,7 +95,9 @@ func (h *host) TempDir() string {
 	return dir
 }
 
+var began = time.Now()
+
 // progress tells whoever waits what is going on.
 func progress(format string, args ...any) {
-	fmt.Fprintf(os.Stderr, "# "+format+"\n", args...)
+	fmt.Fprintf(os.Stderr, "# %4.0f s: "+format+"\n", append([]any{time.Since(began).Seconds()}, args...)...)
 }

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"math"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -45,7 +46,7 @@ func quantile(of []time.Duration, q float64) time.Duration {
 		return 0
 	}
 	of = slices.Sorted(slices.Values(of))
-	return of[min(len(of)-1, int(q*float64(len(of))))]
+	return of[max(0, int(math.Ceil(q*float64(len(of))))-1)]
 }
 
 // denied counts the questions that ought to have been permitted and were not.

@@ -70,7 +70,6 @@ func (o *outages) everythingCut(tb testing.TB, f *fleet, l *load, question strin
 	o.bound = f.staleness + f.skew
 	// What was fresh at the cut is so for the better part of max_staleness.
 	o.cut = l.measure("everything cut", f.staleness*7/10)
-	o.cutRatio = ratio(o.cut, before)
 	for denying := 0; denying < len(f.nodes()); {
 		denying = 0
 		for _, n := range f.nodes() {
@@ -100,7 +99,7 @@ func (o *outages) everythingCut(tb testing.TB, f *fleet, l *load, question strin
 		await(tb, 60*time.Second, n.name+" decides again", func() error { return f.allows(n, question) })
 	}
 	o.recovered["everything cut"] = time.Since(mended)
-	l.measure("healthy, after the cut", f.staleness/3)
+	o.cutRatio = ratio(o.cut, before, l.measure("healthy, after the cut", f.staleness/2))
 }
 
 // errNotAllowed is a deny where an allow is waited for.
