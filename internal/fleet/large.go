@@ -57,18 +57,15 @@ func (w *world) fill(tb testing.TB) {
 		`INSERT INTO access_keys (id, customer_id, handle, scopes, names, metadata, created_at, expires_at, revoked_at, rotated_from, last_used_at, last_used_source, version)
 			SELECT md5('key' || n)::uuid::text, 'default', 'lk_live_' || lpad(to_hex(n), 12, '0'),
 				'{"customer":{"documents":[{"f":"team-' || n % 1000 || '/*","p":6}]}}', 0, '{"keyname":"key ' || n || '","username":"user' || n % 97 || '"}',
-				1800000000000000, 4100000000000000, ` + never + `, '', ` + never + `, '', 0 FROM generate_series(0, %d) AS n`,
+				1800000000000000, 4100000000000000, ` + never + `, '', ` + never + `, '', 0 FROM generate_series(0, LAST) AS n`,
 		`INSERT INTO access_key_secrets (kid, key_id, mode, digest, pepper, ends_at)
-			SELECT lpad(to_hex(n), 12, '0'), md5('key' || n)::uuid::text, 'live', sha256(('secret' || n)::bytea), '', ` + never + ` FROM generate_series(0, %d) AS n`,
+			SELECT lpad(to_hex(n), 12, '0'), md5('key' || n)::uuid::text, 'live', sha256(('secret' || n)::bytea), '', ` + never + ` FROM generate_series(0, LAST) AS n`,
 		`INSERT INTO grants (id, customer_id, subject_type, subject_id, entries, reason, not_before, expires_at, revoked_at, created_at, author_type, author_id, version)
 			SELECT md5('grant' || n)::uuid::text, 'default', 'user', 'user-' || n, '{"documents":[{"f":"team-' || n % 1000 || '/*","p":6}]}', 'fleet',
-				1700000000000000, 4100000000000000, ` + never + `, 1700000000000000, 'root', 'root', 0 FROM generate_series(0, %d) AS n`,
+				1700000000000000, 4100000000000000, ` + never + `, 1700000000000000, 'root', 'root', 0 FROM generate_series(0, LAST) AS n`,
 		`ANALYZE`,
 	} {
-		if strings.Contains(statement, "%d") {
-			statement = fmt.Sprintf(statement, w.n-1)
-		}
-		w.pg.SQL(tb, w.database, statement)
+		w.pg.SQL(tb, w.database, strings.ReplaceAll(statement, "LAST", strconv.Itoa(w.n-1)))
 	}
 }
 
