@@ -128,7 +128,6 @@ type fleetHistory struct {
 	rights   []*right
 	controls []*control
 	sidecars []*sidecar
-	beats    []latchkey.Instant // made but not sent: when
 	late     []lateFill
 	posted   []string // every message that anybody has seen
 	beaten   []string // every heartbeat

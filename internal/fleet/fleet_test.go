@@ -173,10 +173,7 @@ func TestFault_RedisHoldsForgedEntries(t *testing.T) {
 	f.revokeKey(t, f.controls[0], id)
 	f.gone(t, body, f.nodes()...)
 	_, live := f.key(t, "genuine")
-	var kept []string
-	for _, key := range strings.Fields(f.redis.Do(t, "KEYS", "lk1:{default}:r:*")) {
-		kept = append(kept, key)
-	}
+	kept := strings.Fields(f.redis.Do(t, "KEYS", "lk1:{default}:r:*"))
 	if len(kept) == 0 {
 		t.Fatal("there are no records in Redis")
 	}
