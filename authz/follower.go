@@ -554,6 +554,16 @@ func (f *Follower) followRoot(ctx context.Context) error {
 func (f *Follower) applyCustomer(ctx context.Context, c *followed, touched map[feed.Ref]error) map[feed.Ref]error {
 	customer := f.meet(c.id)
 	failed := map[feed.Ref]error{}
+	for ref := range touched {
+		if ref.Kind == feed.Customer {
+			if err := f.knowCustomer(ctx, customer); err != nil {
+				failed[ref] = err
+			}
+		}
+	}
+	if customer.Deleted() { // nothing that is told of it counts any more
+		return failed
+	}
 	var subjects, resources []EntityRef
 	all := false
 	for ref := range touched {
@@ -575,8 +585,7 @@ func (f *Follower) applyCustomer(ctx context.Context, c *followed, touched map[f
 			if all = all || ref.ID == ""; ref.ID != "" {
 				resources = append(resources, EntityRef{ref.Type, ref.ID})
 			}
-		case feed.Customer:
-			err = f.knowCustomer(ctx, customer)
+		case feed.Customer: // above
 		case feed.Policy, feed.Set: // below
 		case feed.Secret, feed.Type, feed.Root: // nothing of it is in memory, or not here
 		}

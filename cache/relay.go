@@ -569,7 +569,7 @@ func (r *Relay) compare(ctx context.Context) error {
 			}
 			p.Seq = again.Seq
 		}
-		if r.see(p, head, epoch) && r.cfg.Sidecars(p.Chain) {
+		if r.see(p, head, epoch) && p.DeletedAt == latchkey.Never && r.cfg.Sidecars(p.Chain) {
 			beats = append(beats, positions[i])
 		}
 	}

@@ -208,6 +208,31 @@ func TestRelay_AHeartbeatTellsHowFarTheDatabaseGoes(t *testing.T) {
 	}
 }
 
+// Who follows a customer that has ended is to hear of the end, and then nothing
+// that a lease could be renewed by.
+func TestRelay_GivesACustomerThatHasEndedNoHeartbeat(t *testing.T) {
+	db := newRecord(t, acme)
+	err := db.DB.Change(t.Context(), authz.Change{Chain: acme, At: now()}, func(tx authz.Tx) (audit.Draft, error) {
+		c, err := tx.Customer(t.Context())
+		if err != nil {
+			return audit.Draft{}, err
+		}
+		c.DeletedAt = now()
+		return audit.Draft{ID: uuid.NewString(), At: now(), Actor: audit.Actor{Type: "system", ID: "system"}, Action: "test",
+			Resource: audit.Resource{Type: "test", ID: "test"}, Outcome: "success"}, tx.UpdateCustomer(t.Context(), c)
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	r := openRedis(t, cache.RedisConfig{URL: servers.Redis(t).URL()})
+	db.relay(r)
+	awaitHead(t, r, acme, 1, 1)
+	checkFeed(t, r, acme, 1, 1, 1)
+	if hasBeat(t, r, acme) {
+		t.Error("there are heartbeats")
+	}
+}
+
 func hasBeat(t *testing.T, r *cache.Redis, customer string) bool {
 	ctx, cancel := context.WithTimeout(t.Context(), 300*time.Millisecond)
 	defer cancel()

@@ -83,6 +83,11 @@ func (t *tx) InsertCustomer(ctx context.Context, c authz.CustomerRecord) error {
 
 func (t *tx) UpdateCustomer(ctx context.Context, c authz.CustomerRecord) error {
 	t.touch(feed.Ref{Kind: feed.Customer, ID: c.ID}, "")
+	if c.Ended() { // and with it all of which there are copies
+		for _, kind := range []feed.Kind{feed.Key, feed.Subject, feed.Resource} {
+			t.touch(feed.Ref{Kind: kind}, authz.AllTouched)
+		}
+	}
 	_, err := t.ExecContext(ctx, `UPDATE customers SET name = $2, max_active_keys = $3, deleted_at = $5,
 		policies_seq = CASE WHEN default_policy = $4 THEN policies_seq ELSE seq END, default_policy = $4 WHERE id = $1`,
 		c.ID, c.Name, c.MaxActiveKeys, c.DefaultPolicy, int64(c.DeletedAt))

@@ -16,6 +16,40 @@ import (
 	"github.com/latchkey-dev/latchkey/store"
 )
 
+// The end of a customer ends whatever anybody keeps of it.
+func TestFeed_TheEndOfACustomerTouchesAllThatThereAreCopiesOf(t *testing.T) {
+	eachEngine(t, func(t *testing.T, db *store.DB, _ place) {
+		update := func(end latchkey.Instant) {
+			t.Helper()
+			err := db.Change(t.Context(), authz.Change{Chain: authz.DefaultCustomer, At: start}, func(tx authz.Tx) (audit.Draft, error) {
+				c, err := tx.Customer(t.Context())
+				if err != nil {
+					return audit.Draft{}, err
+				}
+				c.Name, c.DeletedAt = "another", end
+				return draft("change"), tx.UpdateCustomer(t.Context(), c)
+			})
+			if err != nil {
+				t.Fatal(err)
+			}
+		}
+		update(latchkey.Never)
+		update(start)
+		got, err := db.Changes(t.Context(), authz.DefaultCustomer, 0, 10)
+		if err != nil {
+			t.Fatal(err)
+		}
+		customer := []feed.Ref{{Kind: feed.Customer, ID: authz.DefaultCustomer}}
+		want := []authz.Touched{
+			{Seq: 1, At: start, Refs: customer, Details: []string{""}},
+			{Seq: 2, At: start, Refs: customer, Details: []string{""}, All: []feed.Kind{feed.Key, feed.Resource, feed.Subject}},
+		}
+		if diff := cmp.Diff(want, got); diff != "" {
+			t.Error(diff)
+		}
+	})
+}
+
 func TestFeed_TellsWhatEachChangeTouchedWithoutAGap(t *testing.T) {
 	eachEngine(t, func(t *testing.T, db *store.DB, _ place) {
 		ctx := t.Context()
