@@ -86,8 +86,9 @@ func floor(k feed.Kind) int {
 		return 1
 	case feed.Resource:
 		return 2
+	default: // keys
+		return 0
 	}
-	return 0
 }
 
 const recordOverhead = 300 // bytes of an entry beside its value, about

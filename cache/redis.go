@@ -43,9 +43,9 @@ type Redis struct {
 }
 
 type redisStats struct {
-	reached                             atomic.Bool
-	failures, denied, full              atomic.Int64
-	malformed, filled, refused, damaged atomic.Int64
+	reached                    atomic.Bool
+	failures, denied, full     atomic.Int64
+	malformed, filled, refused atomic.Int64
 }
 
 // RedisStats counts since the start.

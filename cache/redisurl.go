@@ -109,7 +109,7 @@ func (c RedisConfig) options() (*redis.UniversalOptions, error) {
 		}
 	case "redis+sentinel", "rediss+sentinel":
 		if o.MasterName = take("master"); o.MasterName == "" {
-			return nil, errors.New("Sentinels need ?master=NAME")
+			return nil, errors.New("an address of Sentinels needs ?master=NAME")
 		}
 		o.SentinelUsername, o.SentinelPassword = take("sentinel_user"), take("sentinel_password")
 	default:

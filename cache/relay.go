@@ -480,8 +480,9 @@ func (r *Relay) batch(ctx context.Context, customer string, epoch int64, head He
 		r.stats.resets.Add(1)
 		r.cfg.Log.Error("the feed in Redis is not as a control plane has left it: it begins anew", "customer", customer)
 		return true, next, nil
+	default: // it is not where it was taken to be
+		return true, Head{}, nil
 	}
-	return true, Head{}, nil
 }
 
 // entry makes of a change what Redis takes: message and records, signed.

@@ -54,7 +54,7 @@ func newRecord(t testing.TB, customers ...string) *record {
 func (r *record) touch(customer, id string) (seq int64) {
 	r.Helper()
 	properties := `{"at":"` + uuid.NewString() + `"}`
-	err := r.DB.Change(context.Background(), authz.Change{Chain: customer, At: now()}, func(tx authz.Tx) (audit.Draft, error) {
+	err := r.Change(context.Background(), authz.Change{Chain: customer, At: now()}, func(tx authz.Tx) (audit.Draft, error) {
 		seq = tx.Seq()
 		_, err := tx.UpsertSubjects(context.Background(), []authz.SubjectUpdate{{EntityRef: authz.EntityRef{Type: "user", ID: id}, Properties: &properties}})
 		return audit.Draft{ID: uuid.NewString(), At: now(), Actor: audit.Actor{Type: "system", ID: "system"}, Action: "test",
@@ -212,7 +212,7 @@ func TestRelay_AHeartbeatTellsHowFarTheDatabaseGoes(t *testing.T) {
 // that a lease could be renewed by.
 func TestRelay_GivesACustomerThatHasEndedNoHeartbeat(t *testing.T) {
 	db := newRecord(t, acme)
-	err := db.DB.Change(t.Context(), authz.Change{Chain: acme, At: now()}, func(tx authz.Tx) (audit.Draft, error) {
+	err := db.Change(t.Context(), authz.Change{Chain: acme, At: now()}, func(tx authz.Tx) (audit.Draft, error) {
 		c, err := tx.Customer(t.Context())
 		if err != nil {
 			return audit.Draft{}, err
@@ -525,7 +525,7 @@ func TestRelay_MarksWhatAMessageHasNoRoomFor(t *testing.T) {
 	}
 	var seq int64
 	for range 2 { // records of the first change must not be there after the second
-		err := db.DB.Change(t.Context(), authz.Change{Chain: acme, At: now()}, func(tx authz.Tx) (audit.Draft, error) {
+		err := db.Change(t.Context(), authz.Change{Chain: acme, At: now()}, func(tx authz.Tx) (audit.Draft, error) {
 			seq = tx.Seq()
 			_, err := tx.UpsertSubjects(t.Context(), list)
 			return audit.Draft{ID: uuid.NewString(), At: now(), Actor: audit.Actor{Type: "system", ID: "system"}, Action: "test",
@@ -553,7 +553,7 @@ func TestRelay_MarksWhatAMessageHasNoRoomFor(t *testing.T) {
 	}
 	seq = func() int64 {
 		var seq int64
-		err := db.DB.Change(t.Context(), authz.Change{Chain: acme, At: now()}, func(tx authz.Tx) (audit.Draft, error) {
+		err := db.Change(t.Context(), authz.Change{Chain: acme, At: now()}, func(tx authz.Tx) (audit.Draft, error) {
 			seq = tx.Seq()
 			_, err := tx.UpsertSubjects(t.Context(), list)
 			return audit.Draft{ID: uuid.NewString(), At: now(), Actor: audit.Actor{Type: "system", ID: "system"}, Action: "test",

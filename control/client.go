@@ -121,7 +121,9 @@ func (c *Client) transport(socket string, most int) *http.Transport {
 		MaxResponseHeaderBytes: maxHeaders,
 	}
 	if socket != "" {
-		t.DialContext = func(ctx context.Context, _, _ string) (net.Conn, error) { return dialer.DialContext(ctx, "unix", socket) }
+		t.DialContext = func(ctx context.Context, _, _ string) (net.Conn, error) {
+			return dialer.DialContext(ctx, "unix", socket)
+		}
 	}
 	return t
 }

@@ -11,9 +11,9 @@ type Policy struct {
 	Version  int64
 	// Record is the id of the record that it is a version of, "" where there is
 	// none; a policy that is made again under an old name has another one.
-	Record string
-	Reads    Reads
-	program  program
+	Record  string
+	Reads   Reads
+	program program
 }
 
 // Reads is what an evaluation may look at beyond the question itself; it may

@@ -59,7 +59,7 @@ func (s *Server) pass(r *request) error {
 	if len(body) > 0 {
 		out.Body = io.NopCloser(bytes.NewReader(body))
 	}
-	resp, err := s.cfg.Upstream.RoundTrip(out)
+	resp, err := s.cfg.Upstream.RoundTrip(out) //nolint:bodyclose // passBack closes it once all has been passed on
 	timer.Stop()
 	if err != nil {
 		cancel()

@@ -66,7 +66,7 @@ func (cmd *ServeCmd) Run(ctx context.Context, std streams) (err error) {
 	if err := cmd.validate(); err != nil {
 		return err
 	}
-	return cmd.Front.run(ctx, std, func(with nodeConfig) (service, error) { return openNode(ctx, cmd, with) })
+	return cmd.run(ctx, std, func(with nodeConfig) (service, error) { return openNode(ctx, cmd, with) })
 }
 
 // server implements service.

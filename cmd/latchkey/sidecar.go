@@ -63,7 +63,7 @@ func (cmd *SidecarCmd) Run(ctx context.Context, std streams) error {
 	if err := cmd.validate(); err != nil {
 		return err
 	}
-	return cmd.Front.run(ctx, std, func(with nodeConfig) (service, error) { return openSidecar(cmd, with) })
+	return cmd.run(ctx, std, func(with nodeConfig) (service, error) { return openSidecar(cmd, with) })
 }
 
 // pinned are the keys of --verification-key.
