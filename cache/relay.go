@@ -469,10 +469,10 @@ func (r *Relay) batch(ctx context.Context, customer string, epoch int64, head He
 	if err != nil {
 		return false, head, err
 	}
-	switch outcome {
-	case OutcomeTaken, OutcomeRepeated:
+	if outcome == OutcomeTaken || outcome == OutcomeRepeated {
 		return true, next, nil
-	case OutcomeDamaged: // no end of changes could be put there
+	}
+	if outcome == OutcomeDamaged { // no end of changes could be put there
 		next, outcome, err := r.cfg.Redis.Reset(ctx, customer, next, epoch, changes[0].Seq-1)
 		if err != nil || outcome != OutcomeReset {
 			return true, Head{}, err
@@ -480,9 +480,8 @@ func (r *Relay) batch(ctx context.Context, customer string, epoch int64, head He
 		r.stats.resets.Add(1)
 		r.cfg.Log.Error("the feed in Redis is not as a control plane has left it: it begins anew", "customer", customer)
 		return true, next, nil
-	default: // it is not where it was taken to be
-		return true, Head{}, nil
 	}
+	return true, Head{}, nil // it is not where it was taken to be
 }
 
 // entry makes of a change what Redis takes: message and records, signed.

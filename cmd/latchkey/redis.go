@@ -115,7 +115,7 @@ func (n *node) checkRedis(ctx context.Context) error {
 		return nil
 	}
 	if len(ahead) > 0 {
-		return fmt.Errorf("this Redis knows of changes that the database does not have (customer %s, and %d more): if it was put back from a backup, run 'latchkey store new-epoch' once and start again; if not, this is another installation's Redis, or the wrong database",
+		return fmt.Errorf("there are changes in Redis that this database does not have (customer %s, and %d more): if it was put back from a backup, run 'latchkey store new-epoch' once and start again; if not, this is another installation's Redis, or the wrong database",
 			ahead[0], len(ahead)-1)
 	}
 	return nil
