@@ -151,7 +151,9 @@ func TestRedisConfig_IsReadStrictlyAndTellsNoPassword(t *testing.T) {
 	for _, bad := range []string{"", "localhost:6379", "http://u:" + secret + "@localhost:6379", "redis://u:" + secret + "@localhost", "redis://u:" + secret + "@a:1,b:2",
 		"redis://u:" + secret + "@localhost:6379/x", "redis://u:" + secret + "@localhost:6379/-1", "redis://u:" + secret + "@localhost:6379?what=1", "redis://u:" + secret + "@localhost:6379#x",
 		"unix://u:" + secret + "@host/run/x", "unix://run/x", "redis+cluster://u:" + secret + "@a:1/2", "redis+cluster://", "redis+sentinel://u:" + secret + "@a:1",
-		"redis://u:s3cr3t%zz@localhost:6379", "redis://u:s3cr3t\x7f@localhost:6379", "redis://localhost:6379?x=%zz"} {
+		"redis://u:s3cr3t%zz@localhost:6379", "redis://u:s3cr3t\x7f@localhost:6379", "redis://localhost:6379?x=%zz",
+		// One with a sign that should have been escaped.
+		"redis://u:1?s3cr3t@localhost:6379", "redis://u:1/s3cr3t@localhost:6379", "redis://u:1#s3cr3t@localhost:6379", "redis://u:1?master=s3cr3t@localhost:6379"} {
 		err := cache.RedisConfig{URL: bad}.Check()
 		if err == nil {
 			t.Errorf("%q is taken", bad)

@@ -5,12 +5,10 @@ import (
 	"crypto/x509"
 	"errors"
 	"fmt"
-	"maps"
 	"net"
 	"net/url"
 	"os"
 	"path/filepath"
-	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -115,8 +113,8 @@ func (c RedisConfig) options() (*redis.UniversalOptions, error) {
 	default:
 		return nil, errRedisURL
 	}
-	if len(query) > 0 {
-		return nil, fmt.Errorf("the address of Redis has a parameter that is not known: %s", slices.Sorted(maps.Keys(query))[0])
+	if len(query) > 0 { // which is not named: with a '?' in it that was not escaped, it is a password
+		return nil, errors.New("the address of Redis has a parameter that is not known: there are db of unix://, and master, sentinel_user and sentinel_password of Sentinels")
 	}
 	if db != "" {
 		if o.DB, err = strconv.Atoi(db); err != nil || o.DB < 0 {
