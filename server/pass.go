@@ -44,10 +44,13 @@ func (s *Server) pass(r *request) error {
 	}
 	path, query := string(in.URI().PathOriginal()), string(in.URI().QueryString())
 	// Two slashes would read as a host's name in an absolute URL.
-	if !strings.HasPrefix(path, "/") || strings.HasPrefix(path, "//") || !plainTarget(path) || !plainTarget(query) {
+	if !strings.HasPrefix(path, "/") || strings.HasPrefix(path, "//") || !plainTarget(path) || !plainTarget(query) || climbs(path) {
 		return latchkey.Errorf(latchkey.NotFound, "route_not_found", "there is nothing at this path")
 	}
-	header := r.passedHeader(&in.Header)
+	header, ok := r.passedHeader(&in.Header)
+	if !ok {
+		return latchkey.Errorf(latchkey.Invalid, "malformed_request", "the request is not well-formed HTTP")
+	}
 	// It outlives the handler where the reply is a stream; body and all.
 	ctx, cancel := context.WithCancel(context.Background())
 	timer := time.AfterFunc(passWait, cancel)
@@ -80,9 +83,34 @@ func plainTarget(s string) bool {
 	return true
 }
 
+// climbs reports whether a path leads above where it begins, for whoever it is
+// that decodes it and takes out its dots: the control plane may lie under a path
+// of a host with others beside it, which are nothing to the sidecar's clients.
+func climbs(path string) bool {
+	decoded, err := url.PathUnescape(path)
+	if err != nil {
+		return true // who knows
+	}
+	depth := 0
+	for segment := range strings.FieldsFuncSeq(decoded, func(c rune) bool { return c == '/' || c == '\\' }) {
+		segment, _, _ = strings.Cut(segment, ";") // parameters, to some
+		switch segment {
+		case "..":
+			if depth--; depth < 0 {
+				return true
+			}
+		case ".":
+		default:
+			depth++
+		}
+	}
+	return false
+}
+
 // passedHeader is the request's header as it is passed on: what is about the
-// connection stays here, and the peer is added to X-Forwarded-For.
-func (r *request) passedHeader(in *fasthttp.RequestHeader) http.Header {
+// connection stays here, and the peer is added to X-Forwarded-For. It is false
+// where a name has a blank in it, which the reader here lets pass.
+func (r *request) passedHeader(in *fasthttp.RequestHeader) (http.Header, bool) {
 	header := http.Header{}
 	var named []string // by Connection
 	for _, line := range in.PeekAll(fiber.HeaderConnection) {
@@ -91,6 +119,9 @@ func (r *request) passedHeader(in *fasthttp.RequestHeader) http.Header {
 		}
 	}
 	for name, value := range in.All() {
+		if bytes.ContainsAny(name, " \t") {
+			return nil, false
+		}
 		key := http.CanonicalHeaderKey(string(name))
 		if slices.Contains(dropped, key) || slices.Contains(named, key) {
 			continue
@@ -112,7 +143,7 @@ func (r *request) passedHeader(in *fasthttp.RequestHeader) http.Header {
 	if len(header["User-Agent"]) == 0 {
 		header["User-Agent"] = []string{""} // none, rather than this program's
 	}
-	return header
+	return header, true
 }
 
 // passBack makes the control plane's reply the request's own. Its body is read

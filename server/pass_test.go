@@ -220,6 +220,37 @@ func TestPass_SmugglesNothing(t *testing.T) {
 	}
 }
 
+// The control plane may lie under a path of a host that has others too.
+func TestPass_LeadsNowhereAboveTheControlPlane(t *testing.T) {
+	u := &upstream{}
+	a := startSidecar(t, u)
+	for target, passes := range map[string]bool{
+		"/../admin": false, "/v1/../../admin": false, "/..": false, "/%2e%2e/admin": false, "/.%2E/admin": false, "/v1/..%2f..%2fadmin": false,
+		"/..;/admin": false, "/..;x=1/admin": false, "/\\..\\admin": false, "/..%5cadmin": false, "/v1//../../admin": false, "/./../admin": false, "/%zz/x": false,
+		"http://h/../admin":             false,
+		"/v1/resources/file/a%2F..%2Fb": true, "/v1/sets/...": true, "/v1/sets/x/values/..": true, "/v1/%252e%252e/x": true,
+	} {
+		before := u.count()
+		reply := a.wire(t, "GET "+target+" HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n")
+		if passed := u.count() > before; passed != passes || !passes && !strings.HasPrefix(reply, "HTTP/1.1 404") {
+			t.Errorf("%s: passed on: %t; %.40q", target, passed, reply)
+		}
+	}
+}
+
+// What the next HTTP client would not send is the client's mistake, and none of
+// the control plane's.
+func TestPass_RefusesAHeaderThatIsNone(t *testing.T) {
+	u := &upstream{}
+	a := startSidecar(t, u)
+	for _, line := range []string{"X A: b", "X-A : b", "X-A\t: b", "Authorization : Bearer x", "X-A: a\x01b", "X-A: a\x7fb", "X(A: b", ": b"} {
+		reply := a.wire(t, "GET /v1/x HTTP/1.1\r\nHost: h\r\n"+line+"\r\nConnection: close\r\n\r\n")
+		if !strings.HasPrefix(reply, "HTTP/1.1 400") || u.count() != 0 {
+			t.Errorf("%q: %.40q", line, reply)
+		}
+	}
+}
+
 func TestPass_KeepsTheLimits(t *testing.T) {
 	u := &upstream{}
 	a := startSidecar(t, u)
