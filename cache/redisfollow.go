@@ -37,17 +37,19 @@ const (
 // Messages that Redis has dropped are left out: who follows finds the gap. When
 // a heartbeat tells of another epoch, or of a head that does not come, who
 // follows begins anew. Calls of take and failed come one after the other.
+//
+// An entry that no control plane has put there, wherever in the feed, is passed
+// over, and keeps nothing that comes later from being read.
 func (r *Redis) Follow(ctx context.Context, customer string, after int64, take func(Posted), failed func(error)) {
-	streams := []string{keyOf(customer, "feed"), keyOf(customer, "beat"), "", "0-0"}
+	streams := []string{keyOf(customer, "feed"), keyOf(customer, "beat"), idOf(after), "0-0"}
 	beat, delay := "0-0", followLeast
 	for ctx.Err() == nil {
-		streams[2] = strconv.FormatInt(after, 10) + "-0"
 		found, err := r.wait(ctx, streams)
 		switch {
 		case errors.Is(err, redis.Nil):
 			// Nothing came. After a failover a server may count heartbeats from where it
 			// was before: the last one is asked for whatever its place.
-			streams[3], delay = "0-0", followLeast
+			streams[2], streams[3], delay = idOf(after), "0-0", followLeast
 			continue
 		case err != nil:
 			if ctx.Err() != nil {
@@ -62,7 +64,7 @@ func (r *Redis) Follow(ctx context.Context, customer string, after int64, take f
 			case <-timer.C:
 			}
 			delay = min(2*delay, followMost)
-			streams[3] = "0-0"
+			streams[2], streams[3] = idOf(after), "0-0"
 			continue
 		}
 		_ = r.done(nil)
@@ -74,17 +76,18 @@ func (r *Redis) Follow(ctx context.Context, customer string, after int64, take f
 					if m.ID != beat {
 						beat = m.ID
 						take(Posted{Beat: true, Text: field(m, "h")})
+						streams[2] = idOf(after) // what was passed over may have made room
 					}
 					continue
 				}
+				streams[2] = m.ID
 				seq, ok := seqOf(m.ID)
 				if !ok || seq <= after { // none that a control plane has put there
 					r.stats.malformed.Add(1)
-					seq = max(seq, after+1)
-				} else {
-					take(Posted{Seq: seq, Text: field(m, "m")})
+					continue
 				}
-				after = max(after, seq)
+				take(Posted{Seq: seq, Text: field(m, "m")})
+				after = seq
 			}
 		}
 	}
@@ -103,6 +106,9 @@ func field(m redis.XMessage, name string) []byte {
 	return []byte(text)
 }
 
+// idOf is the place of a change in the feed.
+func idOf(seq int64) string { return strconv.FormatInt(seq, 10) + "-0" }
+
 // seqOf reads the number of a change from its place in the feed.
 func seqOf(id string) (int64, bool) {
 	first, second, _ := strings.Cut(id, "-")
@@ -113,7 +119,7 @@ func seqOf(id string) (int64, bool) {
 // Feed returns up to limit messages after the given change, of those that Redis
 // still has.
 func (r *Redis) Feed(ctx context.Context, customer string, after int64, limit int) ([]Posted, error) {
-	found, err := r.client.XRead(ctx, &redis.XReadArgs{Streams: []string{keyOf(customer, "feed"), strconv.FormatInt(after, 10) + "-0"}, Count: int64(limit), Block: -1}).Result()
+	found, err := r.client.XRead(ctx, &redis.XReadArgs{Streams: []string{keyOf(customer, "feed"), idOf(after)}, Count: int64(limit), Block: -1}).Result()
 	if wrongType(err) {
 		r.stats.malformed.Add(1)
 		return nil, nil
