@@ -35,7 +35,7 @@ type CLI struct {
 // Globals are the flags of every command.
 type Globals struct {
 	JSON       bool   `help:"Print JSON for programs instead of text for people."`
-	ConfigFile string `name:"config" help:"YAML file with settings of 'serve'." type:"path" env:"LATCHKEY_CONFIG" placeholder:"FILE"`
+	ConfigFile string `name:"config" help:"YAML file with settings of 'serve' or 'sidecar'." type:"path" env:"LATCHKEY_CONFIG" placeholder:"FILE"`
 }
 
 // Remote are the flags of commands that talk to a server. The credential comes

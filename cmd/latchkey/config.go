@@ -70,9 +70,9 @@ func settingValue(f *kong.Flag) any {
 	}
 }
 
-// settings are the flags of serve itself, those of every command left out.
-func settings(serve *kong.Node) []*kong.Flag {
-	return serve.Flags
+// settings are the flags of a command itself, those of every command left out.
+func settings(command *kong.Node) []*kong.Flag {
+	return command.Flags
 }
 
 // ConfigReferenceCmd prints the reference.
@@ -88,39 +88,55 @@ func writeReference(out io.Writer) error {
 	if err != nil {
 		return err
 	}
-	var serve *kong.Node
+	commands := map[string]*kong.Node{}
 	for _, n := range parser.Model.Children {
-		if n.Name == "serve" {
-			serve = n
-		}
+		commands[n.Name] = n
 	}
 	fmt.Fprint(out, `# Configuration
 
-Settings of `+"`latchkey serve`"+`. A flag goes before the environment, that before the
+Settings of `+"`latchkey serve`"+` and of `+"`latchkey sidecar`"+`. A flag goes before the environment, that before the
 file named by `+"`--config`"+` (YAML), that before the default. A name in the file that is
 no setting refuses to start; unknown environment variables are ignored.
 
 Two credentials come from the environment alone: `+"`LATCHKEY_ROOT_KEY`"+` sets the root key
-of `+"`serve`"+`, and `+"`LATCHKEY_KEY`"+` is what the commands that talk to a server call with.
+of `+"`serve`"+`, and `+"`LATCHKEY_KEY`"+` is what a sidecar and the commands that talk to a server call with.
 
 Secrets may come from files of one line: in place of `+"`"+strings.Join(secretSettings, "`, `")+"`"+`
 set the variable of the same name with `+"`_FILE`"+` at its end to the path of the file.
 
-| Flag | Environment | File | Default | Meaning |
-|---|---|---|---|---|
+## serve
+
 `)
-	for _, f := range settings(serve) {
-		value := f.Default
-		if value == "" {
-			value = " "
-		}
-		if value == " " && f.IsBool() {
-			value = "false"
-		}
-		help := strings.ReplaceAll(f.Help, f.Enum, strings.ReplaceAll(f.Enum, ",", ", "))
-		fmt.Fprintf(out, "| `--%s` | `%s` | `%s` | %s | %s |\n", f.Name, strings.Join(f.Envs, ", "), settingName(f.Name), code(value), help)
+	serve, shared := map[string]*kong.Flag{}, []string{}
+	fmt.Fprint(out, settingsHead)
+	for _, f := range settings(commands["serve"]) {
+		serve[f.Name] = f
+		writeSetting(out, f)
 	}
+	fmt.Fprint(out, "\n## sidecar\n\n", settingsHead)
+	for _, f := range settings(commands["sidecar"]) {
+		if same := serve[f.Name]; same != nil && same.Help == f.Help && same.Default == f.Default {
+			shared = append(shared, "`--"+f.Name+"`")
+			continue
+		}
+		writeSetting(out, f)
+	}
+	fmt.Fprintf(out, "\nIt takes these too, as `serve` does: %s.\n", strings.Join(shared, ", "))
 	return nil
+}
+
+const settingsHead = "| Flag | Environment | File | Default | Meaning |\n|---|---|---|---|---|\n"
+
+func writeSetting(out io.Writer, f *kong.Flag) {
+	value := f.Default
+	if value == "" {
+		value = " "
+	}
+	if value == " " && f.IsBool() {
+		value = "false"
+	}
+	help := strings.ReplaceAll(f.Help, f.Enum, strings.ReplaceAll(f.Enum, ",", ", "))
+	fmt.Fprintf(out, "| `--%s` | `%s` | `%s` | %s | %s |\n", f.Name, strings.Join(f.Envs, ", "), settingName(f.Name), code(value), help)
 }
 
 func code(s string) string {

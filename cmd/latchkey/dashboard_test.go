@@ -49,18 +49,20 @@ func TestDashboard_ShowsMetricsThatExist(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer func() { _ = p.cmd.Process.Kill() }()
-	resp, err := http.Get("http://" + private + "/metrics")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer resp.Body.Close()
-	metrics, err := io.ReadAll(resp.Body)
-	if err != nil {
-		t.Fatal(err)
-	}
 	types := map[string]string{"latchkey_bundle_failures_total": "counter"} // told once something failed
-	for _, m := range regexp.MustCompile(`(?m)^# TYPE (\S+) (\S+)$`).FindAllStringSubmatch(string(metrics), -1) {
-		types[m[1]] = m[2]
+	for _, private := range []string{private, besideIt(t, p)} {
+		resp, err := http.Get("http://" + private + "/metrics")
+		if err != nil {
+			t.Fatal(err)
+		}
+		metrics, err := io.ReadAll(resp.Body)
+		resp.Body.Close()
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, m := range regexp.MustCompile(`(?m)^# TYPE (\S+) (\S+)$`).FindAllStringSubmatch(string(metrics), -1) {
+			types[m[1]] = m[2]
+		}
 	}
 	name, shown := regexp.MustCompile(`\b(?:latchkey|process|go)_[a-z_]+\b`), 0
 	for _, panel := range dashboard.Panels {
@@ -90,4 +92,23 @@ func TestDashboard_ShowsMetricsThatExist(t *testing.T) {
 			t.Errorf("docs/observability.md does not tell of %s", metric)
 		}
 	}
+}
+
+// besideIt starts a sidecar, and returns its private address.
+func besideIt(t *testing.T, control *process) string {
+	t.Helper()
+	private, err := freePort()
+	if err != nil {
+		t.Fatal(err)
+	}
+	b := &beside{t: t, control: control, key: newAccessKey()} // it need not be let in to tell of itself
+	p := b.sidecar("", nil, "--private-listen", private)
+	eventually(t, "the sidecar answers", func() bool {
+		resp, err := http.Get(p.url + "/health/live")
+		if err == nil {
+			resp.Body.Close()
+		}
+		return err == nil
+	})
+	return private
 }

@@ -17,8 +17,8 @@ import (
 
 // Staleness are the flags about deciding by what may be out of date.
 type Staleness struct {
-	MaxStaleness  time.Duration `help:"How old what a decision rests on may be: longest time without word from a shared database, and longest time that an answer may be reused (context.expires_at)." default:"30s" env:"LATCHKEY_MAX_STALENESS"`
-	MaxClockSkew  time.Duration `help:"How far this machine's clock may be from that of a shared database; beyond it nothing is decided." default:"5s" env:"LATCHKEY_MAX_CLOCK_SKEW"`
+	MaxStaleness  time.Duration `help:"How old what a decision rests on may be: longest time without word from a shared database, or for a sidecar from a control plane, and longest time that an answer may be reused (context.expires_at)." default:"30s" env:"LATCHKEY_MAX_STALENESS"`
+	MaxClockSkew  time.Duration `help:"How far this machine's clock may be from that of a shared database, or of a control plane; beyond it nothing is decided." default:"5s" env:"LATCHKEY_MAX_CLOCK_SKEW"`
 	WhenStale     string        `help:"What becomes of decisions once that is older: ${enum}. 'serve' decides all the same for --serve-stale-for, with the reason stale: rights that ended meanwhile go on for as long." enum:"deny,serve" default:"deny" env:"LATCHKEY_WHEN_STALE"`
 	ServeStaleFor time.Duration `help:"How long --when-stale=serve decides beyond --max-staleness." default:"0s" env:"LATCHKEY_SERVE_STALE_FOR"`
 }

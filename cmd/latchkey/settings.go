@@ -10,7 +10,8 @@ import (
 	"go.yaml.in/yaml/v3"
 )
 
-// fileResolver reads settings of 'serve' from the YAML file of --config. A flag
+// fileResolver reads settings of 'serve' or 'sidecar' from the YAML file of
+// --config. A flag
 // goes before the environment, that before the file, that before the default.
 // A name in the file that is no setting refuses to start.
 type fileResolver struct {
@@ -18,13 +19,16 @@ type fileResolver struct {
 	values map[string]string
 }
 
+// configured are the commands with settings in a file.
+var configured = []string{"serve", "sidecar"}
+
 // Validate implements kong.Resolver.
 func (*fileResolver) Validate(*kong.Application) error { return nil }
 
 // Resolve implements kong.Resolver.
 func (r *fileResolver) Resolve(ctx *kong.Context, parent *kong.Path, flag *kong.Flag) (any, error) {
 	command := parent.Node()
-	if command == nil || command.Type != kong.CommandNode || command.Name != "serve" {
+	if command == nil || command.Type != kong.CommandNode || !slices.Contains(configured, command.Name) {
 		return nil, nil
 	}
 	path := configPath(ctx)
