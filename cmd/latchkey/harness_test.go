@@ -60,12 +60,21 @@ func startServer(data string, env []string, args []string, change func(*exec.Cmd
 
 // startServerAt is startServer on an address of the caller's.
 func startServerAt(api, data string, env []string, args []string, change func(*exec.Cmd)) (*process, error) {
+	p, err := startProcess(api, env, append([]string{"serve", "--data", data, "--listen", api, "--private-listen", ""}, args...), change)
+	if err != nil {
+		return nil, err
+	}
+	return p, p.waitReady()
+}
+
+// startProcess runs latchkey, which is to answer at the address; it may not yet.
+func startProcess(api string, env []string, args []string, change func(*exec.Cmd)) (*process, error) {
 	exe, err := os.Executable()
 	if err != nil {
 		return nil, err
 	}
 	p := &process{url: "http://" + api, out: &bytes.Buffer{}, err: &bytes.Buffer{}, exited: make(chan error, 1)}
-	p.cmd = exec.Command(exe, append([]string{"serve", "--data", data, "--listen", api, "--private-listen", ""}, args...)...)
+	p.cmd = exec.Command(exe, args...)
 	p.cmd.Env = append(append(os.Environ(), "LATCHKEY_TEST_RUN=main"), env...)
 	p.cmd.Stdout, p.cmd.Stderr = p.out, p.err
 	if change != nil {
@@ -75,7 +84,7 @@ func startServerAt(api, data string, env []string, args []string, change func(*e
 		return nil, err
 	}
 	go func() { p.exited <- p.cmd.Wait() }()
-	return p, p.waitReady()
+	return p, nil
 }
 
 func (p *process) waitReady() error {

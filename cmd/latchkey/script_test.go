@@ -22,6 +22,8 @@ import (
 //
 //	start [ARGS…]   run a server on $WORK/data; sets LATCHKEY_URL, and
 //	                LATCHKEY_KEY to the root key of a first start
+//	sidecar [ARGS…]   run a sidecar of it on $WORK/sidecar with the key in
+//	                LATCHKEY_KEY, and wait until it is ready; sets SIDECAR_URL
 //	terminate | kill9   end it, by SIGTERM or SIGKILL
 //	serverlog FILE  write to FILE what the server has logged, after terminate
 //	sql STATEMENT   change the database file
@@ -75,6 +77,22 @@ func TestScripts(t *testing.T) {
 				if key, err := rootKey(data); err == nil && ts.Getenv("LATCHKEY_KEY") == "" {
 					ts.Setenv("LATCHKEY_KEY", key)
 				}
+			},
+			"sidecar": func(ts *testscript.TestScript, _ bool, args []string) {
+				api, err := freePort()
+				ts.Check(err)
+				p, err := startProcess(api, []string{"LATCHKEY_KEY=" + ts.Getenv("LATCHKEY_KEY")}, append([]string{"sidecar", "--control", ts.Getenv("LATCHKEY_URL"),
+					"--data", filepath.Join(ts.Getenv("WORK"), "sidecar"), "--listen", api, "--private-listen", ""}, args...), func(c *exec.Cmd) { c.Dir = ts.MkAbs(".") })
+				ts.Check(err)
+				ts.Defer(func() {
+					select {
+					case <-p.exited:
+					default:
+						_ = p.end(syscall.SIGKILL)
+					}
+				})
+				ts.Check(p.waitReady())
+				ts.Setenv("SIDECAR_URL", p.url)
 			},
 			"terminate": func(ts *testscript.TestScript, _ bool, _ []string) {
 				ts.Check(server(ts).end(syscall.SIGTERM))

@@ -12,6 +12,7 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -121,6 +122,8 @@ type sidecar struct {
 	decided   *notify.DecisionLog // nil where it is off
 	unlock    func() error
 	begun     atomic.Bool
+	own       authz.Kid   // of the sidecar's key
+	ended     atomic.Bool // that key has
 }
 
 // keptProofs is of how many secrets, that the control plane has verified, the
@@ -167,6 +170,8 @@ func openSidecar(cmd *SidecarCmd, with nodeConfig) (_ *sidecar, err error) {
 	if err != nil {
 		s.log.Error("what was kept for this start cannot be used", "error", err.Error())
 	}
+	own, _ := authz.ParseToken([]byte(to.Key)) // as control has
+	s.own = own.Kid
 	to.Verifier = func() *feed.Verifier { return s.follower.Verifier() }
 	if s.control, err = control.New(to); err != nil {
 		return nil, usage("--control: %w", err)
@@ -246,6 +251,9 @@ func (s *sidecar) ready(now latchkey.Instant) server.Readiness {
 	case s.lease.Until() == 0:
 		return server.Readiness{Code: authz.NotReady, Detail: "nothing has been heard of a control plane since the start, or not all of its changes have come"}
 	}
+	if s.ended.Load() {
+		return server.Readiness{Code: authz.NotReady, Detail: "the sidecar's own key has ended"}
+	}
 	f, _ := s.pdp.Freshness(s.replica.Customer(), now)
 	if f == authz.Fresh {
 		return server.Readiness{}
@@ -278,8 +286,34 @@ func (s *sidecar) begin(_ context.Context, out io.Writer, at listening) error {
 // loops implements service.
 func (s *sidecar) loops(ctx context.Context) {
 	s.policies.ctx = ctx // before the follower begins anything
+	var background sync.WaitGroup
+	background.Go(func() { s.watchOwnKey(ctx) })
 	s.follower.Run(ctx)
+	background.Wait()
 	s.policies.wait()
+}
+
+// watchOwnKey ends the sidecar's decisions with its key: Redis goes on speaking
+// to who may not ask the control plane any more.
+func (s *sidecar) watchOwnKey(ctx context.Context) {
+	look := time.NewTicker(time.Second)
+	defer look.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-look.C:
+		}
+		secret, found, err := s.replica.FindSecret(s.own)
+		if err != nil {
+			continue // nobody can tell now; the lease sees to it
+		}
+		now := s.instant()
+		ended := !found || now >= secret.EndsAt || secret.Key.Status(now) != authz.Active
+		if s.ended.Swap(ended) != ended && ended {
+			s.log.Error("the sidecar's own key has ended: it decides nothing any more")
+		}
+	}
 }
 
 func (s *sidecar) close() error {

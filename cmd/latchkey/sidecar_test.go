@@ -82,18 +82,11 @@ func (b *beside) sidecar(data string, env []string, args ...string) *process {
 	if data == "" {
 		data = b.t.TempDir()
 	}
-	exe, err := os.Executable()
+	p, err := startProcess(api, append([]string{"LATCHKEY_KEY=" + b.key, "LATCHKEY_ROOT_KEY=" + b.root}, env...),
+		append([]string{"sidecar", "--control", b.control.url, "--data", data, "--listen", api, "--private-listen", ""}, args...), nil)
 	if err != nil {
 		b.t.Fatal(err)
 	}
-	p := &process{url: "http://" + api, out: &bytes.Buffer{}, err: &bytes.Buffer{}, exited: make(chan error, 1)}
-	p.cmd = exec.Command(exe, append([]string{"sidecar", "--control", b.control.url, "--data", data, "--listen", api, "--private-listen", ""}, args...)...)
-	p.cmd.Env = append(append(os.Environ(), "LATCHKEY_TEST_RUN=main", "LATCHKEY_KEY="+b.key, "LATCHKEY_ROOT_KEY="+b.root), env...)
-	p.cmd.Stdout, p.cmd.Stderr = p.out, p.err
-	if err := p.cmd.Start(); err != nil {
-		b.t.Fatal(err)
-	}
-	go func() { p.exited <- p.cmd.Wait() }()
 	b.t.Cleanup(func() {
 		b.end(p)
 		if b.t.Failed() {

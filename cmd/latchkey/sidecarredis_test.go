@@ -74,6 +74,23 @@ func TestSidecarRedis_AColdStartByRedisAlone(t *testing.T) {
 	b.ready(p)
 }
 
+// Redis speaks to whoever may read it; a sidecar whose own key was revoked does
+// not decide by it.
+func TestSidecarRedis_ItsOwnKeyRevokedItDecidesNothing(t *testing.T) {
+	t.Parallel()
+	s := servers.Redis(t)
+	b := startControl(t, "--redis", s.URL())
+	p := b.ready(b.sidecar("", nil, "--redis", s.URL()))
+	id, secret := b.newKey(b.control, "one")
+	if permit, why := p.ask(t, secret, "access_key", id); !permit {
+		t.Fatal(why)
+	}
+	b.control.must(t, b.root, http.MethodPost, "/v1/access_keys", sidecarKey("another")) // heartbeats go on
+	own := b.control.must(t, b.key, http.MethodGet, "/v1/access_keys/self", nil).Get("id").String()
+	b.control.must(t, b.root, http.MethodDelete, "/v1/access_keys/"+own, nil)
+	eventually(t, "it denies", func() bool { permit, why := p.ask(t, secret, "access_key", id); return !permit && why == "not_ready" })
+}
+
 func TestSidecarRedis_WithoutRedisTheControlPlaneIsAsked(t *testing.T) {
 	t.Parallel()
 	s := servers.Redis(t)
