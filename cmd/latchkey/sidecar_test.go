@@ -3,6 +3,7 @@ package main
 import (
 	"bytes"
 	"context"
+	"crypto/tls"
 	"encoding/json"
 	"hash/crc32"
 	"io"
@@ -273,6 +274,11 @@ func relay(t *testing.T, socket, to string) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	relayFrom(t, ln, to)
+}
+
+func relayFrom(t *testing.T, ln net.Listener, to string) {
+	t.Helper()
 	t.Cleanup(func() { ln.Close() })
 	go func() {
 		for {
@@ -289,6 +295,48 @@ func relay(t *testing.T, socket, to string) {
 			go func() { _, _ = io.Copy(from, out); from.Close() }()
 		}
 	}()
+}
+
+// By TLS, to a control plane that asks for certificates; whoever cannot prove
+// what it is is not spoken to.
+func TestSidecar_ByTLS(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	ca, stranger := newAuthority(t), newAuthority(t)
+	ca.write(t, dir, 100)
+	writePEM(t, filepath.Join(dir, "ca.pem"), "CERTIFICATE", ca.cert.Raw)
+	writePEM(t, filepath.Join(dir, "stranger.pem"), "CERTIFICATE", stranger.cert.Raw)
+	cert, key := filepath.Join(dir, "cert.pem"), filepath.Join(dir, "key.pem")
+	b := startControl(t)
+	secure, err := (&Front{TLSCert: cert, TLSKey: key, TLSClientCA: filepath.Join(dir, "ca.pem")}).tls()
+	if err != nil {
+		t.Fatal(err)
+	}
+	inner, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	relayFrom(t, tls.NewListener(inner, secure), strings.TrimPrefix(b.control.url, "http://"))
+	address := "https://" + inner.Addr().String()
+	p := b.ready(b.sidecar("", nil, "--control", address, "--control-ca", filepath.Join(dir, "ca.pem"), "--control-cert", cert, "--control-cert-key", key))
+	id, secret := b.newKey(p, "one")
+	if permit, why := p.ask(t, secret, "access_key", id); !permit {
+		t.Error(why)
+	}
+	for name, args := range map[string][]string{
+		"of another authority":  {"--control-ca", filepath.Join(dir, "stranger.pem"), "--control-cert", cert, "--control-cert-key", key},
+		"of no authority":       {"--control-cert", cert, "--control-cert-key", key},
+		"without a certificate": {"--control-ca", filepath.Join(dir, "ca.pem")},
+	} {
+		p := b.sidecar("", nil, append([]string{"--control", address}, args...)...)
+		eventually(t, name+": it is not spoken to", func() bool {
+			status, reply, err := p.send(t.Context(), b.root, http.MethodGet, "/v1/access_keys", nil)
+			return err == nil && status == http.StatusServiceUnavailable && reply.Get("code").String() == "control_plane_unreachable"
+		})
+		if permit, why := p.ask(t, secret, "access_key", id); permit || why != "not_ready" {
+			t.Errorf("%s: %v for %s", name, permit, why)
+		}
+	}
 }
 
 // Without its control plane it goes on for as long as is promised, denies then,
