@@ -292,9 +292,9 @@ func (c *control) decide(r *right) {
 	for _, other := range h.controls {
 		apart = max(apart, other.offset-c.offset)
 	}
-	late := time.Duration(0) // a secret ends at an instant
+	late := time.Duration(0) // a secret ends at an instant, of a clock that is right
 	if r.kind == "secret" {
-		late = apart
+		late = max(-c.offset, 0)
 	}
 	switch {
 	case asked >= before.expires.Add(max(-c.offset, 0)):

@@ -247,7 +247,7 @@ func large(tb testing.TB, binary string, many int) *page.Page {
 
 	// What a warm decision costs: as many records as the sidecar keeps, against all
 	// of the few.
-	const count = 8000
+	const count = 20_000
 	kept := min(100_000, 2*many)
 	all.sweep(tb, 0, kept)
 	one.sweep(tb, 0, 2*few)
