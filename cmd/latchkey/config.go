@@ -5,11 +5,14 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"regexp"
 	"slices"
 	"strings"
 
 	"github.com/alecthomas/kong"
 	"go.yaml.in/yaml/v3"
+
+	"github.com/latchkey-dev/latchkey/authz"
 )
 
 // ConfigCmd shows the configuration.
@@ -61,13 +64,24 @@ func (cmd *ConfigPrintCmd) Run(g *Globals, std streams) error {
 
 func settingValue(f *kong.Flag) any {
 	switch v := f.Target.Interface().(type) {
-	case bool, int, float64, string:
+	case bool, int, float64:
 		return v
+	case string:
+		return withoutPassword(v)
 	case []string:
 		return strings.Join(v, ",")
 	default:
 		return fmt.Sprint(v)
 	}
+}
+
+// passwordIn finds the password of an address, whether or not it is escaped as it
+// should be; several hosts may follow.
+var passwordIn = regexp.MustCompile(`^([a-z0-9+]+://[^:/?#@]*:).*@`)
+
+// withoutPassword is a setting as it may be shown.
+func withoutPassword(v string) string {
+	return passwordIn.ReplaceAllString(v, "${1}"+authz.Redacted+"@")
 }
 
 // settings are the flags of a command itself, those of every command left out.
