@@ -2,6 +2,14 @@ package cache
 
 import "context"
 
+// From is the change from which on all of a customer are known.
+func (r *Records) From(customer string) int64 {
+	c := r.chain(customer)
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.window.From()
+}
+
 // Ask is one question to a control plane, which does not wait.
 func (f *Follower) Ask(ctx context.Context) error {
 	err := f.askControl(ctx, 0)

@@ -115,8 +115,9 @@ const (
 	longest     = 5 * time.Second
 	carrierWait = time.Second
 
-	maxPosted    = 20_000 // messages that are read back
-	postedAtOnce = 1000
+	maxPosted      = 20_000 // messages that are read back
+	maxPostedBytes = 64 << 20
+	postedAtOnce   = 64
 )
 
 // NewFollower makes one; it follows from Run on.
@@ -242,19 +243,29 @@ func (f *Follower) welcome(ctx context.Context, w *feed.Welcome) error {
 	return nil
 }
 
-// posted reads back what the carrier has of the feed.
+// posted reads back what the carrier has of the feed, or the end of it where it
+// has more than fits.
 func (f *Follower) posted(ctx context.Context, customer string) (all []Posted) {
 	if f.cfg.Carrier == nil {
 		return nil
 	}
 	ctx, cancel := context.WithTimeout(ctx, longest)
 	defer cancel()
-	for after := int64(0); len(all) < maxPosted; {
+	size := 0
+	for after, read := int64(0), 0; read < maxPosted; read += postedAtOnce {
 		list, err := f.cfg.Carrier.Feed(ctx, customer, after, postedAtOnce)
 		if err != nil || len(list) == 0 {
 			return all
 		}
 		all = append(all, list...)
+		for i := range list {
+			size += len(list[i].Text)
+		}
+		for size > maxPostedBytes {
+			size -= len(all[0].Text)
+			all[0] = Posted{}
+			all = all[1:]
+		}
 		next := list[len(list)-1].Seq
 		if next <= after {
 			return all
@@ -453,6 +464,7 @@ func (f *Follower) doubt() {
 func (f *Follower) followCarrier(ctx context.Context) {
 	said := false
 	for ctx.Err() == nil {
+		stuck := int64(-1) // where the last heartbeat that told of more found the records
 		f.mu.Lock()
 		customer, begun, moved := f.state.Customer, f.begun, f.moved
 		f.mu.Unlock()
@@ -468,7 +480,20 @@ func (f *Follower) followCarrier(ctx context.Context) {
 		var over *time.Timer
 		f.cfg.Carrier.Follow(round, customer, after, func(p Posted) {
 			said = false
-			if f.carried(p) || over != nil {
+			led := f.carried(p)
+			if p.Beat {
+				at, behind := f.behind()
+				switch {
+				case !behind:
+					stuck = -1
+				case at == stuck: // what it tells of does not come
+					end()
+					return
+				default:
+					stuck = at
+				}
+			}
+			if led || over != nil {
 				return
 			}
 			over = time.AfterFunc(carrierWait, end)
@@ -513,6 +538,14 @@ func (f *Follower) carried(p Posted) bool {
 		f.jump(p)
 	}
 	return false
+}
+
+// behind is where the records are, and whether the last heartbeat told of more.
+func (f *Follower) behind() (at int64, behind bool) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	_, at = f.cfg.Records.At(f.state.Customer)
+	return at, f.begun && f.heard.Epoch == f.state.Epoch && f.heard.Head > at
 }
 
 // jump goes on after a gap; f.mu is held.

@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"log/slog"
+	"strings"
 	"sync"
 	"testing"
 	"testing/synctest"
@@ -535,6 +536,67 @@ func TestFollower_ANewEpochBeginsEverythingAnew(t *testing.T) {
 			t.Errorf("followed back into epoch %d", epoch)
 		}
 	})
+}
+
+// After a backup was put back changes have numbers that were read past before.
+func TestFollower_TheCarrierIsReadAgainWhereItsHeartbeatsTellOfMore(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := newFleet(t)
+		for range 9 {
+			f.change(alice, true)
+		}
+		n := f.follow(t, func(c *cache.FollowerConfig) { c.Carrier = carrier{f} })
+		settle(10 * time.Second)
+		f.set(func() { f.epoch, f.head, f.messages = 2, 1, map[int64][]byte{} })
+		settle(10 * time.Second)
+		f.set(func() { f.down = true })
+		f.change(alice, true)
+		for range 60 {
+			f.post(cache.Posted{Beat: true, Text: f.beat()})
+			settle(time.Second)
+		}
+		if epoch, at := n.records.At("acme"); epoch != 2 || at != 2 || !n.lease.Holds(now()) {
+			t.Errorf("epoch %d at %d, lease holds: %t", epoch, at, n.lease.Holds(now()))
+		}
+	})
+}
+
+// What is read back at the start takes bounded memory, however large changes are:
+// the end of it counts.
+func TestFollower_ReadsBackNoMoreThanFits(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := newFleet(t)
+		f.set(func() { f.down = true })
+		large := feed.Ref{Kind: feed.Subject, Type: "user", ID: strings.Repeat("x", 1<<20)}
+		for range 70 {
+			f.change(large, true)
+		}
+		c := &counting{carrier: carrier{f}}
+		n := f.follow(t, func(cfg *cache.FollowerConfig) {
+			cfg.Carrier, cfg.State = c, cache.FollowerState{Customer: "acme", Epoch: 1, Keys: f.keys}
+		})
+		settle(time.Second)
+		if n.at() != 70 {
+			t.Errorf("at %d", n.at())
+		}
+		if from := n.records.From("acme"); from < 5 || from > 30 {
+			t.Errorf("70 changes of 1 MiB were read back from %d on", from)
+		}
+		if c.most > 64 {
+			t.Errorf("%d messages were asked for at once", c.most)
+		}
+	})
+}
+
+// counting is a carrier that notes how much it is asked for at once.
+type counting struct {
+	carrier
+	most int
+}
+
+func (c *counting) Feed(ctx context.Context, customer string, after int64, limit int) ([]cache.Posted, error) {
+	c.most = max(c.most, limit)
+	return c.carrier.Feed(ctx, customer, after, limit)
 }
 
 func TestFollower_AnswersForOneCustomerAlone(t *testing.T) {
