@@ -118,9 +118,12 @@ func (m *RecordMaker) subject(ctx context.Context, at Position, r *feed.Record, 
 		return nil, nil
 	}
 	ref := EntityRef{Type: r.Ref.Type, ID: r.Ref.ID}
-	grants, _, err := m.Record.SubjectGrants(ctx, at.Chain, ref, now)
-	if err != nil {
-		return nil, err
+	var grants []GrantRecord
+	if ref.Type != SubjectAccessKey { // whose are in the key's own record, which is what a change to them touches
+		var err error
+		if grants, _, err = m.Record.SubjectGrants(ctx, at.Chain, ref, now); err != nil {
+			return nil, err
+		}
 	}
 	stored, found, err := m.Record.Subject(ctx, at.Chain, ref)
 	if err != nil || !found && len(grants) == 0 {

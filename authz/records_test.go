@@ -164,6 +164,31 @@ func TestRecordMaker_TheEndOfACustomerIsTheEndOfAllItsRecords(t *testing.T) {
 	}
 }
 
+// A grant that is revoked touches the key's record alone: a copy of it in another
+// one would outlive it.
+func TestRecordMaker_GrantsOfAKeyAreInItsOwnRecordAlone(t *testing.T) {
+	r := open(t, t.TempDir(), "")
+	subject := authz.EntityRef{Type: authz.SubjectAccessKey, ID: r.key(latchkey.Never).Key.ID.String()}
+	r.grant("g1", subject, latchkey.Never)
+	m := &authz.RecordMaker{Record: r.db, Epoch: epoch}
+	ref := feed.Ref{Kind: feed.Subject, Type: subject.Type, ID: subject.ID}
+	if got, err := m.Make(t.Context(), authz.DefaultCustomer, ref, morning); err != nil || got.Exists() {
+		t.Errorf("%s, %v", got.Body, err)
+	}
+	properties := `{"a":1}`
+	r.change(func(tx authz.Tx) error {
+		_, err := tx.UpsertSubjects(t.Context(), []authz.SubjectUpdate{{EntityRef: subject, Properties: &properties}})
+		return err
+	})
+	got, err := m.Make(t.Context(), authz.DefaultCustomer, ref, morning)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if s := body[feed.SubjectBody](t, got); s.Properties != properties || len(s.Grants) != 0 {
+		t.Errorf("%+v", s)
+	}
+}
+
 func TestRecordMaker_TellsOfSubjectsAndResources(t *testing.T) {
 	r := open(t, t.TempDir(), "")
 	properties := `{"team":"red"}`
