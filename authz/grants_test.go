@@ -436,7 +436,7 @@ func TestLoadGrants_GivesKeysTheirsAndNotesThoseOfOthers(t *testing.T) {
 	load := func(now latchkey.Instant) (*cache.Table, *authz.PDP) {
 		t.Helper()
 		var table cache.Table
-		if err := r.db.Load(t.Context(), &table, r.parser, r.peppers); err != nil {
+		if err := r.db.Load(t.Context(), &table, r.parser, r.peppers, morning); err != nil {
 			t.Fatal(err)
 		}
 		if err := authz.LoadGrants(t.Context(), r.db, &table, r.parser, now); err != nil {

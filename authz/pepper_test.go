@@ -124,6 +124,51 @@ func TestPeppers_RotateAsKeysAreUsed(t *testing.T) {
 	}
 }
 
+// A pepper can go though secrets that ended were kept under it: nobody would use
+// them ever, and a pepper that leaked must not stay for their sake.
+func TestPeppers_WhatEndedNeedsNone(t *testing.T) {
+	dir := t.TempDir()
+	first := open(t, dir, oldPepper)
+	root := *first.made
+	revoked, rotated := first.create(root, `{"decision":true}`), first.create(root, `{"decision":true}`)
+	if err := first.db.Close(); err != nil {
+		t.Fatal(err)
+	}
+	second := open(t, dir, newPepper+"\n"+oldPepper)
+	call := second.rootCall(root)
+	next, err := second.keys.Rotate(t.Context(), call, rotated.Key.ID, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	close := func(r *rig) {
+		t.Helper()
+		if _, err := r.uses.RunOnce(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		if err := r.db.Close(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	close(second)
+	if _, err := tryOpen(t, dir, newPepper); latchkey.CodeOf(err) != "pepper_missing" {
+		t.Errorf("a server starts that could only refuse a key: %v", err)
+	}
+	third := open(t, dir, newPepper+"\n"+oldPepper)
+	if _, _, err := third.keys.Revoke(t.Context(), third.rootCall(root), revoked.Key.ID); err != nil {
+		t.Fatal(err)
+	}
+	close(third)
+	fourth := open(t, dir, newPepper)
+	for _, c := range []authz.Created{revoked, rotated} {
+		if s := fourth.status(c.Token, morning.Add(time.Minute)); s != authz.Unknown {
+			t.Errorf("status %d", s)
+		}
+	}
+	if s := fourth.status(next.Token, morning.Add(time.Minute)); s != authz.Active {
+		t.Errorf("status %d", s)
+	}
+}
+
 func TestPeppers_TheRootKeyStandsUnderTheCurrentOneAfterItsRotation(t *testing.T) {
 	dir := t.TempDir()
 	first := open(t, dir, oldPepper)

@@ -69,7 +69,7 @@ func tryOpen(t testing.TB, dir, peppers string) (*rig, error) {
 	if r.made, err = r.root.Establish(t.Context(), nil, morning); err != nil {
 		return r, err
 	}
-	if err := r.db.Load(t.Context(), r.table, r.parser, r.peppers); err != nil {
+	if err := r.db.Load(t.Context(), r.table, r.parser, r.peppers, morning); err != nil {
 		return r, err
 	}
 	r.uses = authz.NewUses(r.db)

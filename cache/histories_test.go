@@ -247,7 +247,7 @@ func (c *control) restart() {
 	c.follower.Observe(func(chain string, t authz.Touched) { c.feed.Applied(chain, []authz.Touched{t}) })
 	ctx := context.Background()
 	h.must(c.follower.Begin(ctx))
-	h.must(h.db.Load(ctx, c.table, h.s.parser, &authz.Peppers{}))
+	h.must(h.db.Load(ctx, c.table, h.s.parser, &authz.Peppers{}, 0))
 	h.must(c.subjects.Start(ctx))
 	h.must(authz.LoadGrants(ctx, h.db, c.table, h.s.parser, c.now()))
 	h.must(c.follower.Sweep(ctx))

@@ -179,7 +179,7 @@ func start(t testing.TB, change ...func(*options)) *api {
 	}
 	a.keep(a.root)
 	parser := scopes.NewParser(64)
-	must(a.db.Load(ctx, a.table, parser, peppers))
+	must(a.db.Load(ctx, a.table, parser, peppers, at))
 	a.uses, a.refusals = authz.NewUses(record), authz.NewRefusals(record)
 	a.auth = authz.NewAuthenticator(a.table, peppers, root, a.uses)
 

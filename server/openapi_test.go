@@ -268,7 +268,7 @@ func startOpenAPI(t *testing.T, doc *openapiDocument, change func(*server.Config
 	made, err := root.Establish(ctx, nil, began)
 	must(err)
 	s.root = made.Reveal()
-	must(s.db.Load(ctx, table, parser, peppers))
+	must(s.db.Load(ctx, table, parser, peppers, began))
 	auth := authz.NewAuthenticator(table, peppers, root, authz.NewUses(s.db))
 	subjects := subjectGrants(s.db, parser, func() latchkey.Instant { return latchkey.InstantOf(now()) })
 	must(subjects.Start(ctx))

@@ -120,7 +120,7 @@ func newServer(t *testing.T, at place, peppers string) *server {
 	if err := s.follower.Begin(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	if err := s.db.Load(t.Context(), s.table, s.parser, peps); err != nil {
+	if err := s.db.Load(t.Context(), s.table, s.parser, peps, s.now()); err != nil {
 		t.Fatal(err)
 	}
 	if err := authz.LoadProperties(t.Context(), s.db, s.entities); err != nil {

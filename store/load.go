@@ -15,10 +15,11 @@ import (
 )
 
 // Load fills an empty table with every customer and key, and the snapshots of
-// the customers with their sets. A secret made under a
-// pepper that is not among peppers, and scopes that no longer parse, stop it:
-// a server that cannot tell who may do what does not start.
-func (db *DB) Load(ctx context.Context, table authz.KeyTable, parser *scopes.Parser, peppers *authz.Peppers) error {
+// the customers with their sets. A secret that is good at now and was made under
+// a pepper that is not among peppers, and scopes that no longer parse, stop it:
+// a server that cannot tell who may do what does not start. A secret that is good
+// for nothing any more is unknown without its pepper.
+func (db *DB) Load(ctx context.Context, table authz.KeyTable, parser *scopes.Parser, peppers *authz.Peppers, now latchkey.Instant) error {
 	if err := db.loadCustomers(ctx, table); err != nil {
 		return refine(fmt.Errorf("load customers: %w", err))
 	}
@@ -39,12 +40,15 @@ func (db *DB) Load(ctx context.Context, table authz.KeyTable, parser *scopes.Par
 		for i := range chunk {
 			s := &chunk[i]
 			ref, ok := peppers.Find(s.Pepper)
-			if !ok {
-				return authz.ErrPepperMissing(s.Pepper)
-			}
 			key := table.Key(s.Key)
-			if key == nil { // made since the keys were read: whoever follows the changes will find it
+			if key == nil && ok { // made since the keys were read: whoever follows the changes will find it
 				continue
+			}
+			if !ok {
+				if key != nil && (key.Status(now) != authz.Active || now >= s.EndsAt) {
+					continue
+				}
+				return authz.ErrPepperMissing(s.Pepper)
 			}
 			table.AddSecret(s.Kid, authz.SecretState{Digest: s.Digest, Pepper: ref, Test: s.Mode == authz.Test, EndsAt: s.EndsAt, Key: key})
 		}

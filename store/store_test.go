@@ -237,7 +237,7 @@ func TestLoad_FillsTheTableWithWhatWasWritten(t *testing.T) {
 			t.Fatal(err)
 		}
 		table := &cache.Table{}
-		if err := at.open(t).Load(ctx, table, scopes.NewParser(1), &authz.Peppers{}); err != nil {
+		if err := at.open(t).Load(ctx, table, scopes.NewParser(1), &authz.Peppers{}, 0); err != nil {
 			t.Fatal(err)
 		}
 		state := table.Key(k.ID)
@@ -259,7 +259,7 @@ func TestLoad_StopsAtScopesThatDoNotParse(t *testing.T) {
 			t.Fatal(err)
 		}
 		at.exec(t, `UPDATE access_keys SET scopes = '{"customer":{"everything":true}}'`)
-		err := db.Load(ctx, &cache.Table{}, scopes.NewParser(1), &authz.Peppers{})
+		err := db.Load(ctx, &cache.Table{}, scopes.NewParser(1), &authz.Peppers{}, 0)
 		if err == nil || !strings.Contains(err.Error(), "scopes of key") {
 			t.Errorf("got %v", err)
 		}

@@ -21,6 +21,7 @@ type CLI struct {
 	Scopes      ScopesCmd                 `cmd:"" help:"Check scopes and show them as Rego, offline."`
 	Audit       AuditCmd                  `cmd:"" help:"Check the audit trail."`
 	Bundle      BundleCmd                 `cmd:"" help:"Build and verify bundles of policies and sets, offline."`
+	Feed        FeedCmd                   `cmd:"" help:"Show the key that signs what sidecars follow."`
 	Root        RootCmd                   `cmd:"" help:"The operator's root key."`
 	Migrate     MigrateCmd                `cmd:"" help:"Bring the tables of a database up to date; serve does so by itself."`
 	Store       StoreCmd                  `cmd:"" help:"Copy the record to PostgreSQL; begin a new epoch after a restore."`

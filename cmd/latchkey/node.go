@@ -356,7 +356,7 @@ func (n *node) load(ctx context.Context) error {
 	if err := n.follow.Begin(ctx); err != nil {
 		return err
 	}
-	if err := n.db.Load(ctx, n.table, n.parser, n.peppers); err != nil {
+	if err := n.db.Load(ctx, n.table, n.parser, n.peppers, latchkey.InstantOf(n.now())); err != nil {
 		return err
 	}
 	if err := n.subjects.Start(ctx); err != nil {

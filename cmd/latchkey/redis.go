@@ -271,9 +271,9 @@ func (s *Storage) openToSign() (*store.DB, *feed.Signer, error) {
 	if err != nil {
 		return nil, nil, err
 	}
-	signer, err := feed.NewSigner(keys.Feed)
+	signer, err := feedSigner(keys)
 	if err != nil {
-		return nil, nil, fmt.Errorf("%w: start the server once, which adds the key to the keyring", err)
+		return nil, nil, err
 	}
 	database.MAC, database.ReadOnly = keys.AuditMAC, true
 	db, err := store.OpenConfig(context.Background(), database)
