@@ -473,13 +473,13 @@ func (r *Relay) batch(ctx context.Context, customer string, epoch int64, head He
 		return true, next, nil
 	}
 	if outcome == OutcomeDamaged { // no end of changes could be put there
-		next, outcome, err := r.cfg.Redis.Reset(ctx, customer, next, epoch, changes[0].Seq-1)
+		_, outcome, err := r.cfg.Redis.Reset(ctx, customer, next, epoch, changes[0].Seq-1)
 		if err != nil || outcome != OutcomeReset {
 			return true, Head{}, err
 		}
 		r.stats.resets.Add(1)
 		r.cfg.Log.Error("the feed in Redis is not as a control plane has left it: it begins anew", "customer", customer)
-		return true, next, nil
+		return true, Head{}, nil // to be counted: it may be damaged again at once
 	}
 	return true, Head{}, nil // it is not where it was taken to be
 }

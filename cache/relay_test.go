@@ -233,6 +233,24 @@ func TestRelay_GivesACustomerThatHasEndedNoHeartbeat(t *testing.T) {
 	}
 }
 
+// Where what is put right is wrong again at once, be it for want of permission, a
+// turn ends, for others to have theirs, and is tried again later.
+func TestRelay_EndsATurnThatLeadsNowhere(t *testing.T) {
+	db := newRecord(t, acme)
+	db.touch(acme, "a")
+	s := servers.Redis(t)
+	s.Do(t, "ACL", "SETUSER", "u", "on", ">secret", "~*", "+@all", "-xadd")
+	relay := db.makeRelay(openRedis(t, cache.RedisConfig{URL: s.UserURL("u", "secret")}))
+	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+	defer cancel()
+	if err := relay.Catch(ctx, acme); err == nil || ctx.Err() != nil {
+		t.Errorf("%v", err)
+	}
+	if n := relay.Stats().Resets; n > 20 {
+		t.Errorf("the customer was begun anew %d times", n)
+	}
+}
+
 func hasBeat(t *testing.T, r *cache.Redis, customer string) bool {
 	ctx, cancel := context.WithTimeout(t.Context(), 300*time.Millisecond)
 	defer cancel()
