@@ -88,12 +88,12 @@ func (n *node) begin(ctx context.Context, out io.Writer, at listening) error {
 	if err := n.load(ctx); err != nil {
 		return err
 	}
+	n.waitFor("") // first: what is shown now works as it stands
 	if n.madeRoot != nil {
 		if err := showRootKey(out, n.data, n.madeRoot.Reveal(), at.baseURL, at.ln.Addr()); err != nil {
 			return err
 		}
 	}
-	n.waitFor("")
 	if n.madeRoot == nil {
 		fmt.Fprintf(out, "latchkey %s listens on %s\n", version(), at.ln.Addr())
 	}
