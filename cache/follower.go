@@ -18,8 +18,7 @@ import (
 // of an authenticated connection; what is signed in them is verified all the
 // same. Implemented by control.Client.
 type ControlPlane interface {
-	// Welcome tells where the customer's changes are, and who signs. Here and in
-	// Feed, feed.ErrRefused says that the node's key is not, or no longer, good.
+	// Welcome tells where the customer's changes are, and who signs.
 	Welcome(ctx context.Context) (*feed.Welcome, error)
 	// Feed returns the changes after the given one, once there are any or the wait
 	// is over. What it is asked is the node's acknowledgement.
@@ -94,7 +93,6 @@ type Follower struct {
 	begun    bool
 	welcomed bool             // by a control plane, since the start or the last doubt
 	alone    bool             // the control plane did not answer the last question
-	expelled bool             // its last word was that our key is not good
 	asked    latchkey.Instant // when the keys were asked for last
 	unmet    []beat           // heartbeats that tell of more than is in force here, oldest first
 	heard    feed.Heartbeat   // the last one
@@ -189,7 +187,6 @@ func (f *Follower) askControl(ctx context.Context, wait time.Duration) error {
 	f.mu.Unlock()
 	if !welcomed {
 		w, err := f.cfg.Control.Welcome(ctx)
-		f.answered(err)
 		if err != nil {
 			return err
 		}
@@ -202,20 +199,10 @@ func (f *Follower) askControl(ctx context.Context, wait time.Duration) error {
 	f.mu.Unlock()
 	sent := f.cfg.Now()
 	page, err := f.cfg.Control.Feed(ctx, epoch, after, f.cfg.Node, wait)
-	f.answered(err)
 	if err != nil {
 		return err
 	}
 	return f.page(page, epoch, after, sent)
-}
-
-// answered remembers whether the control plane takes our key. While it does not,
-// what the carrier brings renews no lease: whoever revokes a node's key has it
-// stop, though the carrier may know nothing of that.
-func (f *Follower) answered(err error) {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	f.expelled = errors.Is(err, feed.ErrRefused) || err != nil && f.expelled
 }
 
 // welcome takes in what a control plane tells at the beginning, or when the
@@ -418,9 +405,6 @@ func (f *Follower) heartbeat(text []byte, sent latchkey.Instant, asked bool) err
 	if err != nil {
 		f.refused.Add(1)
 		return err
-	}
-	if f.expelled {
-		return nil
 	}
 	now := f.cfg.Now()
 	if asked && since(sent, now) >= time.Second { // it was waited for

@@ -45,7 +45,6 @@ type fleet struct {
 	acks     []int64
 	posted   []cache.Posted // in the carrier
 	keys     []ed25519.PublicKey
-	refuses  bool
 }
 
 func newFleet(t *testing.T) *fleet {
@@ -86,9 +85,6 @@ func (f *fleet) Welcome(context.Context) (*feed.Welcome, error) {
 	if f.down {
 		return nil, errDown
 	}
-	if f.refuses {
-		return nil, feed.ErrRefused
-	}
 	f.welcomes++
 	w := &feed.Welcome{Customer: "acme", Epoch: f.epoch, Head: f.head, Policies: f.policies}
 	for _, k := range f.keys {
@@ -104,10 +100,6 @@ func (f *fleet) Feed(ctx context.Context, epoch, after int64, _ string, wait tim
 		if f.down {
 			f.mu.Unlock()
 			return nil, errDown
-		}
-		if f.refuses {
-			f.mu.Unlock()
-			return nil, feed.ErrRefused
 		}
 		p := &feed.Page{Epoch: f.epoch, Head: f.head, From: after + 1, Heartbeat: string(f.beat())}
 		switch {
@@ -430,44 +422,6 @@ func TestFollower_WithoutAControlPlaneBeginsByWhatIsSigned(t *testing.T) {
 				t.Errorf("%+v", n.Stats())
 			}
 		})
-	})
-}
-
-// Attack: a sidecar was given up, its key is revoked, and Redis lets it read on.
-// Its lease ends, and no word of the carrier renews it, until a control plane
-// takes the key again.
-func TestFollower_WhoseKeyIsRefusedStops(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		f := newFleet(t)
-		n := f.follow(t, func(c *cache.FollowerConfig) { c.Carrier = carrier{f} })
-		beat := func() {
-			f.mu.Lock()
-			text := f.beat()
-			f.mu.Unlock()
-			f.post(cache.Posted{Beat: true, Text: text})
-			settle(time.Second)
-		}
-		beat()
-		if !n.lease.Holds(now()) {
-			t.Fatal("it does not hold")
-		}
-		f.set(func() { f.refuses = true })
-		for range 45 {
-			beat()
-		}
-		if n.lease.Holds(now()) {
-			t.Error("refused for longer than the lease, and it holds")
-		}
-		f.set(func() { f.refuses, f.down = false, true })
-		beat()
-		if n.lease.Holds(now()) {
-			t.Error("it holds because the control plane says nothing any more")
-		}
-		f.set(func() { f.down = false })
-		settle(10 * time.Second)
-		if !n.lease.Holds(now()) {
-			t.Error("taken again, it does not hold")
-		}
 	})
 }
 

@@ -192,8 +192,7 @@ func unreachable(cause error) error {
 }
 
 // refusal is what a reply other than 200 says: NotFound where it is latchkey's
-// own, and else Unavailable, for a 404 may be of whoever stands between. So may a
-// 401: only latchkey's own is [feed.ErrRefused].
+// own, and else Unavailable, for a 404 may be of whoever stands between.
 func refusal(resp *http.Response) error {
 	var problem struct{ Type, Code string }
 	text, err := io.ReadAll(io.LimitReader(resp.Body, maxProblem))
@@ -206,11 +205,7 @@ func refusal(resp *http.Response) error {
 	if !wellFormedCode(problem.Code) {
 		problem.Code = "no code"
 	}
-	e := latchkey.Errorf(latchkey.Unavailable, "control_plane_refused", "the control plane refuses the sidecar: %d %s", resp.StatusCode, problem.Code)
-	if (resp.StatusCode == http.StatusUnauthorized || resp.StatusCode == http.StatusForbidden) && problem.Type == "urn:latchkey:problem:"+problem.Code {
-		return e.Because(feed.ErrRefused)
-	}
-	return e
+	return latchkey.Errorf(latchkey.Unavailable, "control_plane_refused", "the control plane refuses the sidecar: %d %s", resp.StatusCode, problem.Code)
 }
 
 func wellFormedCode(code string) bool {

@@ -3,7 +3,6 @@ package control_test
 import (
 	"context"
 	"encoding/json"
-	"errors"
 	"io"
 	"net"
 	"net/http"
@@ -161,38 +160,6 @@ func TestFetch_BelievesNotFoundOfLatchkeyAlone(t *testing.T) {
 		})
 		if _, err := cl.Fetch(t.Context(), "acme", feed.Ref{Kind: feed.Secret, ID: "0123456789AB"}); latchkey.KindOf(err) != c.kind {
 			t.Errorf("%s: %v", name, err)
-		}
-	}
-}
-
-// That the key is not good is believed of latchkey alone: a proxy that wants a
-// password of its own would end every sidecar.
-func TestFeed_BelievesRefusalOfLatchkeyAlone(t *testing.T) {
-	t.Parallel()
-	for name, c := range map[string]struct {
-		status  int
-		body    string
-		refused bool
-	}{
-		"revoked":     {401, `{"type":"urn:latchkey:problem:key_revoked","code":"key_revoked"}`, true},
-		"no scope":    {403, `{"type":"urn:latchkey:problem:scope_missing","code":"scope_missing"}`, true},
-		"a proxy":     {401, `<h1>who are you?</h1>`, false},
-		"a proxy's":   {403, `{"type":"about:blank","code":"forbidden"}`, false},
-		"not ready":   {503, `{"type":"urn:latchkey:problem:not_ready","code":"not_ready"}`, false},
-		"too often":   {429, `{"type":"urn:latchkey:problem:too_many_requests","code":"too_many_requests"}`, false},
-		"no such key": {404, `{"type":"urn:latchkey:problem:key_not_found","code":"key_not_found"}`, false},
-	} {
-		cl := client(t, func(w http.ResponseWriter, _ *http.Request) {
-			w.WriteHeader(c.status)
-			io.WriteString(w, c.body)
-		})
-		for call, ask := range map[string]func() error{
-			"welcome": func() error { _, err := cl.Welcome(t.Context()); return err },
-			"feed":    func() error { _, err := cl.Feed(t.Context(), 1, 1, "n", 0); return err },
-		} {
-			if err := ask(); err == nil || errors.Is(err, feed.ErrRefused) != c.refused {
-				t.Errorf("%s, %s: %v", name, call, err)
-			}
 		}
 	}
 }

@@ -171,6 +171,15 @@ func (s *stage) makesEverySecretOnce(t *testing.T) {
 			t.Errorf("%s: %d %s", name, status, body)
 		}
 	}
+	// What sidecars can be pinned to is what the control planes sign by.
+	key, err := exec.Command(latchkey, "feed", "key", "--keyring-file="+filepath.Join(secrets, "keyring")).Output()
+	if err != nil {
+		t.Fatal(err)
+	}
+	status, told := ask(t, "GET", s.url+"/v1/sidecar/verification_keys", "", "Authorization", "Bearer "+strings.TrimSpace(before["sidecar_key"]))
+	if status != http.StatusOK || !strings.Contains(told, `"public_key":"`+strings.TrimSpace(string(key))+`"`) {
+		t.Errorf("feed key says %s, a control plane %d %s", key, status, told)
+	}
 	// A second run changes nothing, one after the root key was moved away neither.
 	root := s.secret(t, "root.key")
 	for range 2 {

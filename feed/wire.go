@@ -1,12 +1,6 @@
 package feed
 
-import (
-	"crypto/ed25519"
-	"errors"
-)
-
-// ErrRefused is what a node is told whose key is not, or no longer, good.
-var ErrRefused = errors.New("feed: the control plane refuses this node's key")
+import "crypto/ed25519"
 
 // Welcome is what a control plane tells a node that begins to follow a customer
 // (GET /v1/sidecar/verification_keys). It is not signed: it comes over the
