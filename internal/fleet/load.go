@@ -34,6 +34,25 @@ type phase struct {
 	example error
 }
 
+func newPhase(name string) *phase { return &phase{name: name, reasons: map[string]int{}} }
+
+// add takes in what another stretch, which is over, has found.
+func (p *phase) add(other *phase) {
+	other.mu.Lock()
+	defer other.mu.Unlock()
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.took = append(p.took, other.took...)
+	for reason, n := range other.reasons {
+		p.reasons[reason] += n
+	}
+	p.wrong += other.wrong
+	p.failed += other.failed
+	if other.example != nil {
+		p.example = other.example
+	}
+}
+
 // quantile of how long requests took.
 func (p *phase) quantile(q float64) time.Duration {
 	p.mu.Lock()
@@ -131,7 +150,7 @@ func (l *load) end() {
 
 // begin starts the next stretch.
 func (l *load) begin(name string) *phase {
-	p := &phase{name: name, reasons: map[string]int{}}
+	p := newPhase(name)
 	l.all = append(l.all, p)
 	l.now.Store(p)
 	return p
