@@ -21,6 +21,7 @@ import (
 // for it.
 type PostgresServer struct {
 	bin, dir string
+	settings []string
 	as       *syscall.Credential
 	remove   string
 	running  *process
@@ -44,12 +45,13 @@ func Postgres(t testing.TB) string {
 }
 
 // StartPostgres starts a server for the test alone, to be stopped and killed.
-func StartPostgres(t testing.TB) *PostgresServer {
+// settings are NAME=VALUE, beside those of all servers here.
+func StartPostgres(t testing.TB, settings ...string) *PostgresServer {
 	t.Helper()
 	if postgresPrograms() == "" {
 		Missing(t, "PostgreSQL")
 	}
-	s, err := startPostgres(false)
+	s, err := startPostgres(false, settings...)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -83,8 +85,8 @@ func postgresPrograms() string {
 	return filepath.Dir(found[0])
 }
 
-func startPostgres(removed bool) (*PostgresServer, error) {
-	s := &PostgresServer{bin: postgresPrograms()}
+func startPostgres(removed bool, settings ...string) (*PostgresServer, error) {
+	s := &PostgresServer{bin: postgresPrograms(), settings: settings}
 	var err error
 	if s.as, err = account("postgres"); err != nil {
 		return nil, err
@@ -110,9 +112,13 @@ func (s *PostgresServer) data() string { return filepath.Join(s.dir, "data") }
 
 func (s *PostgresServer) start() (err error) {
 	log := filepath.Join(s.dir, "log")
-	s.running, err = run(s.as, log, "INT", s.remove, filepath.Join(s.bin, "postgres"), "-D", s.data(), "-k", s.dir,
+	args := []string{filepath.Join(s.bin, "postgres"), "-D", s.data(), "-k", s.dir,
 		"-c", "listen_addresses=", "-c", "max_connections=300", "-c", "fsync=off", "-c", "full_page_writes=off",
-		"-c", "shared_buffers=32MB", "-c", "autovacuum=off")
+		"-c", "shared_buffers=32MB", "-c", "autovacuum=off"}
+	for _, setting := range s.settings { // the last one of a name counts
+		args = append(args, "-c", setting)
+	}
+	s.running, err = run(s.as, log, "INT", s.remove, args...)
 	if err != nil {
 		return err
 	}
