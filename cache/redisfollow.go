@@ -1,6 +1,7 @@
 package cache
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"math/rand/v2"
@@ -42,7 +43,10 @@ const (
 // over, and keeps nothing that comes later from being read.
 func (r *Redis) Follow(ctx context.Context, customer string, after int64, take func(Posted), failed func(error)) {
 	streams := []string{keyOf(customer, "feed"), keyOf(customer, "beat"), idOf(after), "0-0"}
-	beat, delay := "0-0", followLeast
+	// By its text: one that is there anew after a reset may have the id of the one
+	// before.
+	var beat []byte
+	delay := followLeast
 	for ctx.Err() == nil {
 		found, err := r.wait(ctx, streams)
 		switch {
@@ -73,9 +77,9 @@ func (r *Redis) Follow(ctx context.Context, customer string, after int64, take f
 			for _, m := range stream.Messages {
 				if stream.Stream == streams[1] {
 					streams[3] = m.ID
-					if m.ID != beat {
-						beat = m.ID
-						take(Posted{Beat: true, Text: field(m, "h")})
+					if text := field(m, "h"); !bytes.Equal(text, beat) {
+						beat = text
+						take(Posted{Beat: true, Text: text})
 						streams[2] = idOf(after) // what was passed over may have made room
 					}
 					continue
