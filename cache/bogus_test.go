@@ -93,3 +93,28 @@ func TestRedis_FollowsOnWhatSomebodyElsePutIntoTheFeed(t *testing.T) {
 		})
 	}
 }
+
+// What somebody else put in the place of a heartbeat keeps neither it from being
+// told again, nor those of other customers.
+func TestRedis_TellsHeartbeatsWhateverIsInTheirPlace(t *testing.T) {
+	s := servers.Redis(t)
+	r := openRedis(t, cache.RedisConfig{URL: s.URL()})
+	for name, put := range map[string][]string{
+		"another type":          {"SET", "lk1:{" + acme + "}:beat", "bogus"},
+		"the end of all places": {"XADD", "lk1:{" + acme + "}:beat", "18446744073709551615-18446744073709551615", "h", "bogus"},
+	} {
+		s.Do(t, "DEL", "lk1:{"+acme+"}:beat", "lk1:{other}:beat")
+		s.Do(t, put...)
+		if err := r.Beats(t.Context(), []cache.Beat{{Customer: acme, Text: []byte("ours")}, {Customer: "other", Text: []byte("theirs")}}); err != nil {
+			t.Errorf("%s: %v", name, err)
+		}
+		for customer, want := range map[string]string{acme: "ours", "other": "theirs"} {
+			if got := s.Do(t, "XRANGE", "lk1:{"+customer+"}:beat", "-", "+"); !strings.HasSuffix(got, want) {
+				t.Errorf("%s: of %s there is %q", name, customer, got)
+			}
+		}
+	}
+	if n := r.Stats().Malformed; n != 2 {
+		t.Errorf("%d counted", n)
+	}
+}

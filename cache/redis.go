@@ -456,20 +456,46 @@ type Beat struct {
 // Beats gives Redis heartbeats.
 func (r *Redis) Beats(ctx context.Context, beats []Beat) error {
 	const atOnce = 1000
-	for len(beats) > 0 {
-		n := min(atOnce, len(beats))
-		_, err := r.client.Pipelined(ctx, func(p redis.Pipeliner) error {
-			for _, b := range beats[:n] {
-				p.XAdd(ctx, &redis.XAddArgs{Stream: keyOf(b.Customer, "beat"), MaxLen: 1, Values: []any{"h", b.Text}})
+	for batch := range slices.Chunk(beats, atOnce) {
+		cmds, err := r.client.Pipelined(ctx, func(p redis.Pipeliner) error {
+			for i := range batch {
+				batch[i].add(ctx, p)
 			}
 			return nil
 		})
+		if len(cmds) != len(batch) {
+			return r.done(err)
+		}
+		err = nil
+		for i := range batch {
+			failed := cmds[i].Err()
+			if badStream(failed) {
+				r.stats.malformed.Add(1)
+				_, failed = r.client.Pipelined(ctx, func(p redis.Pipeliner) error {
+					p.Del(ctx, keyOf(batch[i].Customer, "beat"))
+					batch[i].add(ctx, p)
+					return nil
+				})
+			}
+			if err == nil { // one customer's says nothing of the others'
+				err = failed
+			}
+		}
 		if err := r.done(err); err != nil {
 			return err
 		}
-		beats = beats[n:]
 	}
 	return nil
+}
+
+func (b *Beat) add(ctx context.Context, p redis.Pipeliner) {
+	p.XAdd(ctx, &redis.XAddArgs{Stream: keyOf(b.Customer, "beat"), MaxLen: 1, Values: []any{"h", b.Text}})
+}
+
+// badStream reports whether nothing can be added to a stream, as somebody else
+// has left it: it is none, or its numbers are at their end.
+func badStream(err error) bool {
+	return wrongType(err) || redis.HasErrorPrefix(err, "The stream has exhausted")
 }
 
 // nodeLife is how long it is kept what a node said.
