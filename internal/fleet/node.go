@@ -11,31 +11,14 @@ import (
 	"net/http"
 	"os"
 	"os/exec"
-	"sync"
 	"syscall"
 	"testing"
 	"time"
 
 	"github.com/tidwall/gjson"
+
+	"github.com/latchkey-dev/latchkey/internal/servers"
 )
-
-// output is written by a process while others read it.
-type output struct {
-	mu sync.Mutex
-	b  bytes.Buffer
-}
-
-func (o *output) Write(p []byte) (int, error) {
-	o.mu.Lock()
-	defer o.mu.Unlock()
-	return o.b.Write(p)
-}
-
-func (o *output) String() string {
-	o.mu.Lock()
-	defer o.mu.Unlock()
-	return o.b.String()
-}
 
 // node is a process of latchkey: a control plane or a sidecar.
 type node struct {
@@ -46,7 +29,7 @@ type node struct {
 	args    []string
 	env     []string
 	cmd     *exec.Cmd
-	log     *output
+	log     *servers.Output
 	exited  chan struct{}
 	client  *http.Client
 }
@@ -58,7 +41,7 @@ func newNode(tb testing.TB, binary, name string, env []string, args ...string) *
 	n := &node{
 		name: name, base: "http://" + api, private: "http://" + private, binary: binary, env: env,
 		args: append(args, "--listen="+api, "--private-listen="+private, "--log-level=warn"),
-		log:  &output{},
+		log:  &servers.Output{},
 		// Probes and load have their connections kept.
 		client: &http.Client{Transport: &http.Transport{MaxIdleConns: 512, MaxIdleConnsPerHost: 512}, Timeout: 10 * time.Second},
 	}

@@ -2,7 +2,6 @@ package proxies
 
 import (
 	"bufio"
-	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -19,6 +18,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"github.com/latchkey-dev/latchkey/internal/servers"
 )
 
 const integrations = "../../docs/integrations"
@@ -79,29 +80,11 @@ func freeAddress(t testing.TB) string {
 	return ln.Addr().String()
 }
 
-// output is written by a process while a test reads it.
-type output struct {
-	mu sync.Mutex
-	b  bytes.Buffer
-}
-
-func (o *output) Write(p []byte) (int, error) {
-	o.mu.Lock()
-	defer o.mu.Unlock()
-	return o.b.Write(p)
-}
-
-func (o *output) String() string {
-	o.mu.Lock()
-	defer o.mu.Unlock()
-	return o.b.String()
-}
-
 // run starts a program that serves on address, waits until it does, and ends
 // it with the test.
-func run(t testing.TB, address string, cmd *exec.Cmd) *output {
+func run(t testing.TB, address string, cmd *exec.Cmd) *servers.Output {
 	t.Helper()
-	out := &output{}
+	out := &servers.Output{}
 	cmd.Stdout, cmd.Stderr = out, out
 	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 	if err := cmd.Start(); err != nil {
@@ -195,7 +178,7 @@ type pdp struct {
 	caller                string
 	client, expired       accessKey
 	foreign               accessKey
-	out                   *output
+	out                   *servers.Output
 }
 
 type accessKey struct{ id, secret string }
