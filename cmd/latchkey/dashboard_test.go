@@ -9,6 +9,8 @@ import (
 	"regexp"
 	"strings"
 	"testing"
+
+	"github.com/latchkey-dev/latchkey/internal/servers"
 )
 
 // The dashboard may only ask for what a server tells.
@@ -30,7 +32,7 @@ func TestDashboard_ShowsMetricsThatExist(t *testing.T) {
 	if err := json.Unmarshal(text, &dashboard); err != nil {
 		t.Fatal(err)
 	}
-	private, err := freePort()
+	private, err := servers.FreeAddress()
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -97,7 +99,7 @@ func TestDashboard_ShowsMetricsThatExist(t *testing.T) {
 // besideIt starts a sidecar, and returns its private address.
 func besideIt(t *testing.T, control *process) string {
 	t.Helper()
-	private, err := freePort()
+	private, err := servers.FreeAddress()
 	if err != nil {
 		t.Fatal(err)
 	}

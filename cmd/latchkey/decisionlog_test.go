@@ -17,6 +17,8 @@ import (
 	"time"
 
 	"github.com/tidwall/gjson"
+
+	"github.com/latchkey-dev/latchkey/internal/servers"
 )
 
 // decisions asks n different questions of a server and returns the ids of the
@@ -182,7 +184,7 @@ func TestDecisionLog_CountsWhatFoundNoRoom(t *testing.T) {
 	}))
 	defer target.Close()
 	defer close(hang)
-	private, err := freePort()
+	private, err := servers.FreeAddress()
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -6,7 +6,6 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
-	"net"
 	"net/http"
 	"os"
 	"os/exec"
@@ -18,6 +17,8 @@ import (
 
 	"github.com/rogpeppe/go-internal/testscript"
 	"github.com/tidwall/gjson"
+
+	"github.com/latchkey-dev/latchkey/internal/servers"
 )
 
 // The test binary is latchkey itself when it is called by that name: scripts
@@ -38,20 +39,10 @@ type process struct {
 	exited chan error
 }
 
-// freePort asks the kernel for one; somebody else could take it before it is
-// used, which the server then says.
-func freePort() (string, error) {
-	ln, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		return "", err
-	}
-	return ln.Addr().String(), ln.Close()
-}
-
 // startServer runs "latchkey serve" on the data directory and waits until it is
 // ready. change may alter the command before it starts.
 func startServer(data string, env []string, args []string, change func(*exec.Cmd)) (*process, error) {
-	api, err := freePort()
+	api, err := servers.FreeAddress()
 	if err != nil {
 		return nil, err
 	}

@@ -15,6 +15,8 @@ import (
 	_ "modernc.org/sqlite" // scripts tamper with the database file
 
 	"github.com/tidwall/gjson"
+
+	"github.com/latchkey-dev/latchkey/internal/servers"
 )
 
 // TestScripts runs the whole program through the scripts in testdata/scripts.
@@ -79,7 +81,7 @@ func TestScripts(t *testing.T) {
 				}
 			},
 			"sidecar": func(ts *testscript.TestScript, _ bool, args []string) {
-				api, err := freePort()
+				api, err := servers.FreeAddress()
 				ts.Check(err)
 				p, err := startProcess(api, []string{"LATCHKEY_KEY=" + ts.Getenv("LATCHKEY_KEY")}, append([]string{"sidecar", "--control", ts.Getenv("LATCHKEY_URL"),
 					"--data", filepath.Join(ts.Getenv("WORK"), "sidecar"), "--listen", api, "--private-listen", ""}, args...), func(c *exec.Cmd) { c.Dir = ts.MkAbs(".") })

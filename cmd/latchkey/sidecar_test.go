@@ -20,6 +20,7 @@ import (
 	"github.com/tidwall/gjson"
 
 	"github.com/latchkey-dev/latchkey/authz"
+	"github.com/latchkey-dev/latchkey/internal/servers"
 )
 
 // beside is a control plane on SQLite, and what a sidecar of it needs.
@@ -48,7 +49,7 @@ func startControl(t *testing.T, args ...string) *beside {
 // start starts the control plane, where it was before.
 func (b *beside) start() {
 	b.t.Helper()
-	at, err := freePort()
+	at, err := servers.FreeAddress()
 	if err != nil {
 		b.t.Fatal(err)
 	}
@@ -76,7 +77,7 @@ func (b *beside) end(p *process) {
 // ready.
 func (b *beside) sidecar(data string, env []string, args ...string) *process {
 	b.t.Helper()
-	api, err := freePort()
+	api, err := servers.FreeAddress()
 	if err != nil {
 		b.t.Fatal(err)
 	}

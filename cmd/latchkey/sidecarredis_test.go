@@ -131,7 +131,7 @@ func TestSidecarRedis_PoisonIsAMissThatIsCounted(t *testing.T) {
 	s := servers.Redis(t)
 	b := startControl(t, "--redis", s.URL())
 	b.control.must(t, b.root, http.MethodPost, "/v1/customers", object{"id": "other", "name": "Other"})
-	private, err := freePort()
+	private, err := servers.FreeAddress()
 	if err != nil {
 		t.Fatal(err)
 	}

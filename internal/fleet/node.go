@@ -7,7 +7,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"net"
 	"net/http"
 	"os"
 	"os/exec"
@@ -55,16 +54,14 @@ func newNode(tb testing.TB, binary, name string, env []string, args ...string) *
 	return n
 }
 
-// freeAddress asks the kernel for a port; somebody else could take it before it
-// is used, which the process then says.
+// freeAddress is one that nobody listens on.
 func freeAddress(tb testing.TB) string {
 	tb.Helper()
-	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	at, err := servers.FreeAddress()
 	if err != nil {
 		tb.Fatal(err)
 	}
-	defer ln.Close()
-	return ln.Addr().String()
+	return at
 }
 
 // start runs it; it may not be ready yet.

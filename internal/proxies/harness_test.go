@@ -68,16 +68,14 @@ func write(t testing.TB, path, text string) string {
 	return path
 }
 
-// freeAddress asks the kernel for a port; somebody else could take it before
-// it is used, which the test then says.
+// freeAddress is one that nobody listens on.
 func freeAddress(t testing.TB) string {
 	t.Helper()
-	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	at, err := servers.FreeAddress()
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer ln.Close()
-	return ln.Addr().String()
+	return at
 }
 
 // run starts a program that serves on address, waits until it does, and ends

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"net/netip"
 	"net/url"
 	"os"
 	"os/exec"
@@ -119,15 +120,14 @@ func RedisSentinel(t testing.TB, name string) (server, sentinel *RedisServer) {
 	return server, sentinel
 }
 
-// freePort is one that was free a moment ago.
+// freePort is one that nobody listens on.
 func freePort(t testing.TB) int {
 	t.Helper()
-	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	at, err := FreeAddress()
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer ln.Close()
-	return ln.Addr().(*net.TCPAddr).Port
+	return int(netip.MustParseAddrPort(at).Port())
 }
 
 // Start starts a server that was stopped or killed; it comes back empty unless
