@@ -28,22 +28,24 @@ var edges = map[string][]string{
 	"audit":    nil,
 	"policies": {"scopes", "audit"},
 	"authz":    {"scopes", "audit", "policies", "feed"},
+	"people":   {"authz", "scopes", "audit", "feed"},
+	"access":   {"people", "authz", "scopes", "audit", "policies", "feed"},
 	"forward":  nil,
 	"feed":     nil,
 
-	"store": {"authz", "audit", "scopes", "policies", "feed"},
+	"store": {"authz", "people", "access", "audit", "scopes", "policies", "feed"},
 	"cache": {"authz", "policies", "scopes", "feed"},
 	// The sidecar's line to its control plane.
 	"control": {"feed"},
 
 	"policies/bundle": {"policies", "audit", "scopes"},
 
-	"notify": {"audit"},
+	"notify": {"audit", "access"},
 
-	"server":          {"authz", "audit", "scopes", "policies", "forward", "policies/bundle", "feed"},
+	"server":          {"authz", "people", "access", "audit", "scopes", "policies", "forward", "policies/bundle", "feed"},
 	"server/extauthz": {"forward"},
 
-	"cmd/latchkey": {"scopes", "policies", "audit", "authz", "forward", "feed", "store", "cache", "control", "notify", "policies/bundle", "server", "server/extauthz", "internal/keyring"},
+	"cmd/latchkey": {"scopes", "policies", "audit", "authz", "people", "access", "forward", "feed", "store", "cache", "control", "notify", "policies/bundle", "server", "server/extauthz", "internal/keyring"},
 
 	// Programs of the workshop; nothing of the product imports them.
 	"internal/bench":     {"scopes", "authz", "store", "cache", "internal/keyring", "policies/bundle", "internal/page"},

@@ -78,7 +78,7 @@ func ActivateBundle(ctx context.Context, record Record, c *Customer, now latchke
 	return c.Policies.Update(func(*policies.Snapshot) (*policies.Snapshot, error) {
 		err := record.Change(ctx, Change{Chain: c.ID, At: now}, func(Tx) (audit.Draft, error) {
 			by := Call{Now: now}
-			d := by.draft("bundle.activate", audit.Resource{Type: "bundle", Name: a.Name})
+			d := by.Draft("bundle.activate", audit.Resource{Type: "bundle", Name: a.Name})
 			d.Changes = a.changes()
 			return d, nil
 		})

@@ -14,9 +14,17 @@ import (
 // Caller is the authenticated client of the API. The zero Caller may do
 // nothing.
 type Caller struct {
-	Kind      CredentialKind
-	Customer  *Customer // the customer that is acted in
-	Key       *KeyState // for an access key
+	Kind     CredentialKind
+	Customer *Customer // the customer that is acted in
+	Key      *KeyState // for an access key
+	// Person is who acts, for a personal token or an OIDC token. An access key never
+	// makes its bearer a person.
+	Person *Person
+	// Proof is how Person was authenticated, and Standing what the person's type
+	// gives.
+	Proof    PersonCredential
+	Standing *scopes.Set
+
 	Kid       Kid
 	Handle    Handle
 	Source    netip.Addr // the zero Addr where there is none
@@ -26,12 +34,30 @@ type Caller struct {
 // IsRoot reports whether the caller is the operator.
 func (c *Caller) IsRoot() bool { return c.Kind == RootCredential }
 
-// Scopes are an access key's, nil for anybody else.
+// Scopes are an access key's, or those that a person's type gives; nil for anybody
+// else.
 func (c *Caller) Scopes() *scopes.Set {
-	if c.Kind == AccessKeyCredential && c.Key != nil {
+	switch {
+	case c.Kind == AccessKeyCredential && c.Key != nil:
 		return c.Key.Scopes
+	case c.IsPerson():
+		return c.Standing
 	}
 	return nil
+}
+
+// IsPerson reports whether a person acts, by a credential of a person's own.
+func (c *Caller) IsPerson() bool {
+	return (c.Kind == PersonalTokenCredential || c.Kind == OIDCCredential) && c.Person != nil && c.Person.Active
+}
+
+// IsAdmin reports whether a person acts who administers the customer.
+func (c *Caller) IsAdmin() bool { return c.IsPerson() && c.Person.IsAdmin() }
+
+// Manages reports whether the caller manages people, what they may ask for, and
+// their requests: root, admins, and keys with the scope access_requests_manage.
+func (c *Caller) Manages() bool {
+	return c.IsRoot() || c.IsAdmin() || c.Kind == AccessKeyCredential && c.Scopes().Has(scopes.AccessRequestsManage)
 }
 
 // MayDecide reports whether the caller may ask for decisions.
@@ -48,6 +74,8 @@ func (c *Caller) Actor() audit.Actor {
 		a.Type, a.ID, a.Credential = "root", "root", c.Handle.String()
 	case c.Key != nil:
 		a.Type, a.ID, a.Credential = "access_key", c.Key.ID.String(), c.Handle.String()
+	case c.Person != nil:
+		a.Type, a.ID, a.Credential, a.Username = SubjectUser, c.Person.ID, c.Proof.Handle, c.Person.Username
 	}
 	return a
 }

@@ -39,6 +39,8 @@ type CredentialKind uint8
 const (
 	RootCredential CredentialKind = iota + 1
 	AccessKeyCredential
+	PersonalTokenCredential
+	OIDCCredential
 )
 
 // Mode is what access keys are marked with: live or test, as the server is.

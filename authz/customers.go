@@ -50,13 +50,13 @@ func (s *Customers) Create(ctx context.Context, call Call, c CustomerRecord) (Cu
 		return c, err
 	}
 	c.CreatedAt, c.DeletedAt = call.Now, latchkey.Never
-	ch := call.change(func() any { return c })
+	ch := call.Change(func() any { return c })
 	ch.Chain = audit.SystemChain // it has no chain of its own yet
 	err := s.record.Change(ctx, ch, func(tx Tx) (audit.Draft, error) {
 		if err := tx.InsertCustomer(ctx, c); err != nil {
 			return audit.Draft{}, err
 		}
-		return call.draft("customer.create", customerResource(c)), nil
+		return call.Draft("customer.create", customerResource(c)), nil
 	})
 	if err != nil {
 		return c, err
@@ -123,7 +123,7 @@ func (s *Customers) Patch(ctx context.Context, call Call, id string, p CustomerP
 	}
 	name, said := *p.DefaultPolicy, `{"default_policy":null}`
 	if name != "" {
-		said = changes("default_policy", name)
+		said = Changes("default_policy", name)
 	}
 	err = customer.Policies.Update(func(in *policies.Snapshot) (*policies.Snapshot, error) {
 		var seq int64
@@ -190,7 +190,7 @@ func (s *Customers) update(ctx context.Context, call Call, id, action, said stri
 			return audit.Draft{}, err
 		}
 		seq = tx.Seq()
-		d := call.draft(action, customerResource(c))
+		d := call.Draft(action, customerResource(c))
 		d.Changes = said
 		return d, nil
 	})
@@ -206,7 +206,7 @@ func (s *Customers) Establish(ctx context.Context, id string, now latchkey.Insta
 	call := Call{Now: now}
 	c := CustomerRecord{ID: id, Name: id, CreatedAt: now, DeletedAt: latchkey.Never}
 	return s.record.Change(ctx, Change{Chain: audit.SystemChain, At: now}, func(tx Tx) (audit.Draft, error) {
-		d := call.draft("customer.create", customerResource(c))
+		d := call.Draft("customer.create", customerResource(c))
 		d.Reason = "first start"
 		return d, tx.InsertCustomer(ctx, c)
 	})

@@ -235,12 +235,12 @@ func (d *Directory) change(ctx context.Context, call Call, action, about string,
 	if adds > 0 && d.table.Size(call.Customer.ID)+adds > d.most {
 		return latchkey.Errorf(latchkey.Conflict, "directory_full", "the properties of the customer's subjects and resources would take more than %d MiB of memory; delete some", d.most>>20)
 	}
-	err = d.record.Change(ctx, call.change(nil), func(tx Tx) (audit.Draft, error) {
+	err = d.record.Change(ctx, call.Change(nil), func(tx Tx) (audit.Draft, error) {
 		if err := do(tx); err != nil {
 			return audit.Draft{}, err
 		}
 		list := refs()
-		draft := call.draft(action, audit.Resource{Type: about})
+		draft := call.Draft(action, audit.Resource{Type: about})
 		if len(list) == 1 {
 			draft.Resource.Name, draft.Resource.ID = list[0].Type, list[0].ID
 		}

@@ -45,9 +45,9 @@ func NewGranter(cfg GranterConfig) *Granter { return &Granter{cfg: cfg} }
 
 var errGrantNotFound = latchkey.Errorf(latchkey.NotFound, "grant_not_found", "there is no such grant")
 
-// May allows root and keys with the scope access_requests_manage.
+// May allows root, admins, and keys with the scope access_requests_manage.
 func (*Granter) May(c *Caller) error {
-	if c.IsRoot() || c.Scopes().Has(scopes.AccessRequestsManage) {
+	if c.Manages() {
 		return nil
 	}
 	return latchkey.Errorf(latchkey.Forbidden, "scope_missing", "the key lacks the scope access_requests_manage")
@@ -60,7 +60,8 @@ func (*Granter) May(c *Caller) error {
 // named by its id here, never by a handle.
 func NotToOneself(c *Caller, subjects ...EntityRef) error {
 	for _, s := range subjects {
-		if c.Key != nil && s.Type == SubjectAccessKey && s.ID == c.Key.ID.String() {
+		if c.Key != nil && s.Type == SubjectAccessKey && s.ID == c.Key.ID.String() ||
+			c.Person != nil && s == c.Person.Ref() {
 			return latchkey.Errorf(latchkey.Forbidden, "self_approval_forbidden", "nobody grants to themselves: somebody else must")
 		}
 	}
@@ -106,7 +107,7 @@ func (g *Granter) Create(ctx context.Context, call Call, in NewGrant) (GrantReco
 		if err := tx.InsertGrant(ctx, made); err != nil {
 			return made.Subject, audit.Draft{}, err
 		}
-		d := call.draft("grant.create", made.resource())
+		d := call.Draft("grant.create", made.resource())
 		d.Changes = made.changes()
 		return made.Subject, d, nil
 	})
@@ -216,8 +217,8 @@ func (g *Granter) Revoke(ctx context.Context, call Call, id string) (revoked Gra
 			return revoked.Subject, audit.Draft{}, err
 		}
 		revoked.RevokedAt, revoked.Version = call.Now, tx.Seq()
-		d := call.draft("grant.revoke", revoked.resource())
-		d.Changes = changes("subject_type", revoked.Subject.Type, "subject_id", revoked.Subject.ID)
+		d := call.Draft("grant.revoke", revoked.resource())
+		d.Changes = Changes("subject_type", revoked.Subject.Type, "subject_id", revoked.Subject.ID)
 		return revoked.Subject, d, nil
 	})
 	return revoked, err
@@ -228,7 +229,7 @@ func (g *Granter) Revoke(ctx context.Context, call Call, id string) (revoked Gra
 func (g *Granter) change(ctx context.Context, call Call, reply func() any, do func(Tx) (EntityRef, audit.Draft, error)) error {
 	var subject EntityRef
 	var grants *Grants
-	err := g.cfg.Record.Change(ctx, call.change(reply), func(tx Tx) (draft audit.Draft, err error) {
+	err := g.cfg.Record.Change(ctx, call.Change(reply), func(tx Tx) (draft audit.Draft, err error) {
 		if subject, draft, err = do(tx); err != nil {
 			return draft, err
 		}
@@ -271,7 +272,7 @@ func (g *GrantRecord) resource() audit.Resource {
 }
 
 func (g *GrantRecord) changes() string {
-	c := changes("subject_type", g.Subject.Type, "subject_id", g.Subject.ID, "reason", g.Reason)
+	c := Changes("subject_type", g.Subject.Type, "subject_id", g.Subject.ID, "reason", g.Reason)
 	b := append([]byte(c[:len(c)-1]), `,"entries":`...)
 	b = append(append(b, g.Entries...), `,"not_before":`...)
 	b = append(append(b, instantJSON(g.NotBefore)...), `,"expires_at":`...)

@@ -74,7 +74,7 @@ func (k *Keys) Create(ctx context.Context, call Call, in NewKey) (Created, error
 		ExpiresAt: in.ExpiresAt, CreatedAt: call.Now, RevokedAt: latchkey.Never, LastUsedAt: latchkey.Never,
 	}}
 	secret := k.secret(token, created.Key.ID)
-	err := k.cfg.Record.Change(ctx, call.change(func() any { return created }), func(tx Tx) (audit.Draft, error) {
+	err := k.cfg.Record.Change(ctx, call.Change(func() any { return created }), func(tx Tx) (audit.Draft, error) {
 		customer, err := tx.Customer(ctx)
 		if err != nil {
 			return audit.Draft{}, err
@@ -94,8 +94,8 @@ func (k *Keys) Create(ctx context.Context, call Call, in NewKey) (Created, error
 		if err := tx.InsertKey(ctx, created.Key, in.Set.NamesMask(), secret); err != nil {
 			return audit.Draft{}, err
 		}
-		d := call.draft("access_key.create", keyResource(created.Key.ID, in.Keyname))
-		d.Changes = changes("handle", created.Key.Handle, "username", in.Username)
+		d := call.Draft("access_key.create", keyResource(created.Key.ID, in.Keyname))
+		d.Changes = Changes("handle", created.Key.Handle, "username", in.Username)
 		d.Changes = d.Changes[:len(d.Changes)-1] + `,"scopes":` + in.Scopes + `,"expires_at":` + instantJSON(in.ExpiresAt) + `}`
 		return d, nil
 	})
@@ -185,7 +185,7 @@ func (k *Keys) Revoke(ctx context.Context, call Call, id KeyID) (Key, int64, err
 	var key Key
 	var secrets []KeySecret
 	var seq int64
-	err := k.cfg.Record.Change(ctx, call.change(nil), func(tx Tx) (audit.Draft, error) {
+	err := k.cfg.Record.Change(ctx, call.Change(nil), func(tx Tx) (audit.Draft, error) {
 		var err error
 		if key, secrets, err = tx.KeySecrets(ctx, id); err != nil {
 			return audit.Draft{}, err
@@ -197,7 +197,7 @@ func (k *Keys) Revoke(ctx context.Context, call Call, id KeyID) (Key, int64, err
 		if err := tx.RevokeKey(ctx, id, call.Now); err != nil {
 			return audit.Draft{}, err
 		}
-		return call.draft("access_key.revoke", keyResource(id, key.Keyname())), nil
+		return call.Draft("access_key.revoke", keyResource(id, key.Keyname())), nil
 	})
 	if err != nil {
 		return Key{}, 0, err
@@ -240,7 +240,7 @@ func (k *Keys) Rotate(ctx context.Context, call Call, id KeyID, grace time.Durat
 	secret := k.secret(token, id)
 	ends := map[Kid]latchkey.Instant{}
 	created := Created{Token: token}
-	err := k.cfg.Record.Change(ctx, call.change(func() any { return created }), func(tx Tx) (audit.Draft, error) {
+	err := k.cfg.Record.Change(ctx, call.Change(func() any { return created }), func(tx Tx) (audit.Draft, error) {
 		key, secrets, err := tx.KeySecrets(ctx, id)
 		switch {
 		case err != nil:
@@ -263,8 +263,8 @@ func (k *Keys) Rotate(ctx context.Context, call Call, id KeyID, grace time.Durat
 		if err := tx.RotateKey(ctx, key, secret, ends); err != nil {
 			return audit.Draft{}, err
 		}
-		d := call.draft("access_key.rotate", keyResource(id, key.Keyname()))
-		d.Changes = changes("handle", key.Handle, "rotated_from", key.RotatedFrom, "grace", grace.String())
+		d := call.Draft("access_key.rotate", keyResource(id, key.Keyname()))
+		d.Changes = Changes("handle", key.Handle, "rotated_from", key.RotatedFrom, "grace", grace.String())
 		return d, nil
 	})
 	if err != nil {
@@ -295,9 +295,9 @@ func (k *Keys) state(s KeySecret, key *KeyState) SecretState {
 	return SecretState{Digest: s.Digest, Pepper: ref, Test: s.Mode == Test, EndsAt: s.EndsAt, Key: key}
 }
 
-// change describes the transaction of the call in its customer's chain; where
+// Change describes the transaction of the call in its customer's chain; where
 // the call acts in no customer, the maker of the change names the chain.
-func (c *Call) change(result func() any) Change {
+func (c *Call) Change(result func() any) Change {
 	ch := Change{By: c.Caller, At: c.Now}
 	if c.Customer != nil {
 		ch.Chain = c.Customer.ID
@@ -329,8 +329,8 @@ func keyResource(id KeyID, keyname string) audit.Resource {
 	return audit.Resource{Type: "access_key", Name: keyname, ID: id.String()}
 }
 
-// changes writes a JSON object of strings.
-func changes(pairs ...string) string {
+// Changes writes a JSON object of strings, of names and values in turns.
+func Changes(pairs ...string) string {
 	b := []byte{'{'}
 	for i, text := range pairs {
 		switch {

@@ -507,7 +507,7 @@ func (s *Policies) change(ctx context.Context, call Call, result func() any, do 
 	return call.Customer.Policies.Update(func(in *policies.Snapshot) (*policies.Snapshot, error) {
 		var seq int64
 		var edit func(*policies.Draft)
-		err := s.cfg.Record.Change(ctx, call.change(result), func(tx Tx) (draft audit.Draft, err error) {
+		err := s.cfg.Record.Change(ctx, call.Change(result), func(tx Tx) (draft audit.Draft, err error) {
 			seq = tx.Seq()
 			if in, err = inForce(ctx, tx, in, call.Now); err != nil {
 				return draft, err
@@ -545,7 +545,7 @@ func next(call Call, had PolicyRecord, d *policies.Document) PolicyRecord {
 
 // policyDraft is the event of a change: it tells of a document by its hash.
 func policyDraft(call Call, action string, p PolicyRecord, more string) audit.Draft {
-	d := call.draft(action, audit.Resource{Type: "policy", Name: p.Name, ID: p.ID})
+	d := call.Draft(action, audit.Resource{Type: "policy", Name: p.Name, ID: p.ID})
 	sum := sha256.Sum256([]byte(p.Document))
 	d.Changes = `{"version":` + strconv.FormatInt(p.Version, 10) + more + `,"document_sha256":"` + hex.EncodeToString(sum[:]) + `"}`
 	return d

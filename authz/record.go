@@ -179,6 +179,9 @@ type Tx interface {
 	DirectoryTx
 	GrantTx
 
+	// Event writes an event of its own before the one that the change ends with:
+	// for a change that is two facts. Seq is the next number afterwards.
+	Event(ctx context.Context, d audit.Draft) error
 	// Seq is the sequence number that the change has taken.
 	Seq() int64
 	// Policies is that of the last change before it to what the customer decides

@@ -176,10 +176,15 @@ func GrantBodies(list []GrantRecord) (bodies []feed.GrantBody, until latchkey.In
 	return bodies, until
 }
 
+// Bare makes the message of a change without records.
+func (m *RecordMaker) Bare(customer string, t Touched) *feed.Message {
+	return &feed.Message{Customer: customer, Epoch: m.Epoch, Seq: t.Seq, At: t.At, Touched: t.Refs, All: t.All}
+}
+
 // Message makes the message of a change, with the present records of what it
 // touched as far as there is room for them.
 func (m *RecordMaker) Message(ctx context.Context, customer string, t Touched, now latchkey.Instant) (*feed.Message, error) {
-	msg := &feed.Message{Customer: customer, Epoch: m.Epoch, Seq: t.Seq, At: t.At, Touched: t.Refs, All: t.All}
+	msg := m.Bare(customer, t)
 	at, err := m.Record.Position(ctx, customer)
 	if err != nil {
 		return nil, err

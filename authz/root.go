@@ -169,7 +169,7 @@ func (r *RootKey) replace(ctx context.Context, tx Tx, t Token, call Call, action
 	if err := tx.SetRootSecret(ctx, secret, call.Now); err != nil {
 		return audit.Draft{}, err
 	}
-	d := call.draft(action, audit.Resource{Type: "root_key", Name: t.Handle(), ID: t.Kid.String()})
+	d := call.Draft(action, audit.Resource{Type: "root_key", Name: t.Handle(), ID: t.Kid.String()})
 	d.Reason = reason
 	return d, nil
 }
@@ -179,8 +179,8 @@ func (r *RootKey) hold(t Token) {
 	r.current.Store(&rootSecret{kid: t.Kid, digest: r.peppers.Digest(ref, t), pepper: ref})
 }
 
-// draft begins the event of a change.
-func (c *Call) draft(action string, about audit.Resource) audit.Draft {
+// Draft begins the event of a change.
+func (c *Call) Draft(action string, about audit.Resource) audit.Draft {
 	return audit.Draft{
 		ID: uuid.NewString(), At: c.Now, Actor: c.Actor(), Action: action, Resource: about,
 		Outcome: "success", RequestID: c.RequestID,

@@ -255,7 +255,7 @@ func (s *Sets) Create(ctx context.Context, call Call, in NewSet, cond Conditions
 		ID: uuid.NewString(), Customer: call.Customer.ID, Name: strings.Clone(in.Name), EntityType: in.EntityType,
 		Description: strings.Clone(in.Description), Size: len(values), Version: 1, CreatedAt: call.Now, UpdatedAt: call.Now,
 	}, Values: shown(values)}
-	return view, s.activate(ctx, call, call.change(func() any { return view }), func(tx Tx, _ *policies.Snapshot) (audit.Draft, activation, error) {
+	return view, s.activate(ctx, call, call.Change(func() any { return view }), func(tx Tx, _ *policies.Snapshot) (audit.Draft, activation, error) {
 		if err := cond.Met(""); err != nil {
 			return audit.Draft{}, nil, err
 		}
@@ -557,7 +557,7 @@ type change struct {
 // update changes the set that was found, which must still be the same one; r
 // becomes its record afterwards. do writes the values.
 func (s *Sets) update(ctx context.Context, call Call, r *SetRecord, found SetRecord, do func(Tx, *SetRecord) (change, error)) error {
-	return s.activate(ctx, call, call.change(nil), func(tx Tx, _ *policies.Snapshot) (audit.Draft, activation, error) {
+	return s.activate(ctx, call, call.Change(nil), func(tx Tx, _ *policies.Snapshot) (audit.Draft, activation, error) {
 		now, err := tx.Set(ctx, found.Name)
 		if err == nil && now.ID != found.ID { // deleted meanwhile, and another made
 			err = errSetNotFound
@@ -600,7 +600,7 @@ func (s *Sets) Delete(ctx context.Context, call Call, name string, cond Conditio
 	if err != nil {
 		return err
 	}
-	return s.activate(ctx, call, call.change(nil), func(tx Tx, now *policies.Snapshot) (audit.Draft, activation, error) {
+	return s.activate(ctx, call, call.Change(nil), func(tx Tx, now *policies.Snapshot) (audit.Draft, activation, error) {
 		r, err := tx.Set(ctx, name)
 		if err != nil {
 			return audit.Draft{}, nil, err
@@ -642,7 +642,7 @@ const (
 // where it is little, and given by its hash where it is much. A set that is
 // deleted with many values is told of by their number.
 func (c *Call) setDraft(action string, s *SetRecord, added, removed []string) audit.Draft {
-	d := c.draft(action, audit.Resource{Type: "set", Name: s.Name, ID: s.ID})
+	d := c.Draft(action, audit.Resource{Type: "set", Name: s.Name, ID: s.ID})
 	b := strictjson.AppendString([]byte(`{"entity_type":`), string(s.EntityType))
 	number := func(name string, n int64) {
 		b = strconv.AppendInt(append(append(append(b, `,"`...), name...), `":`...), n, 10)

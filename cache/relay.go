@@ -457,10 +457,12 @@ func (r *Relay) batch(ctx context.Context, customer string, epoch int64, head He
 			return true, Head{}, nil
 		}
 	}
+	// A full batch is a backlog: whoever follows knows most of it, and to read a
+	// record for each change would cost the database as much as the changes did.
 	entries := make([]Entry, len(changes))
 	maker := &authz.RecordMaker{Record: r.cfg.Record, Epoch: epoch}
 	for i, c := range changes {
-		if entries[i], err = r.entry(ctx, maker, customer, c); err != nil {
+		if entries[i], err = r.entry(ctx, maker, customer, c, len(changes) < relayBatch); err != nil {
 			return false, head, err
 		}
 	}
@@ -484,12 +486,17 @@ func (r *Relay) batch(ctx context.Context, customer string, epoch int64, head He
 	return true, Head{}, nil // it is not where it was taken to be
 }
 
-// entry makes of a change what Redis takes: message and records, signed.
-func (r *Relay) entry(ctx context.Context, maker *authz.RecordMaker, customer string, c authz.Touched) (Entry, error) {
-	m, err := maker.Message(ctx, customer, c, r.cfg.Now())
-	if err != nil {
-		return Entry{}, err
+// entry makes of a change what Redis takes: message and records, signed. Without
+// records who needs one asks for it.
+func (r *Relay) entry(ctx context.Context, maker *authz.RecordMaker, customer string, c authz.Touched, records bool) (Entry, error) {
+	m := maker.Bare(customer, c)
+	if records {
+		var err error
+		if m, err = maker.Message(ctx, customer, c, r.cfg.Now()); err != nil {
+			return Entry{}, err
+		}
 	}
+	var err error
 	e := Entry{Seq: c.Seq, All: len(c.All) > 0}
 	if e.Text, err = r.cfg.Signer.SignMessage(m); err != nil {
 		return e, err

@@ -16,6 +16,7 @@ const (
 	Customer Kind = "customer" // the customer's own record, its default policy in it
 	Type     Kind = "type"     // a resource type's catalogue of actions
 	Root     Kind = "root"     // the root key; on the system chain
+	Request  Kind = "request"  // an access request: who waits for it looks again
 )
 
 // Ref names something that a change can touch, within a customer.

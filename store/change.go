@@ -16,6 +16,8 @@ import (
 // tx is one change in its transaction.
 type tx struct {
 	*sql.Tx
+	mac   audit.MACKey
+	at    latchkey.Instant
 	chain string
 	seq   int64
 	// decides says that the change is to what the customer decides by.
@@ -81,7 +83,7 @@ func (db *DB) change(ctx context.Context, c authz.Change, do func(authz.Tx) (aud
 			err = refine(err)
 		}
 	}()
-	t := &tx{Tx: sqltx, chain: c.Chain}
+	t := &tx{Tx: sqltx, mac: db.mac, at: c.At, chain: c.Chain}
 	// First of all statements: the row lock on it is what puts all changes of a
 	// customer in one line, and the number is gapless because it is rolled back
 	// with the rest.
@@ -105,10 +107,10 @@ func (db *DB) change(ctx context.Context, c authz.Change, do func(authz.Tx) (aud
 			return 0, fmt.Errorf("note a change to the policies of %s: %w", t.chain, err)
 		}
 	}
-	if err := t.writeEvent(ctx, draft, db.mac); err != nil {
+	if err := t.writeEvent(ctx, draft); err != nil {
 		return 0, err
 	}
-	if err := t.writeFeed(ctx, c.At); err != nil {
+	if err := t.writeFeed(ctx); err != nil {
 		return 0, err
 	}
 	if c.Reply != nil {
@@ -151,7 +153,22 @@ func (t *tx) recheck(ctx context.Context, by *authz.Caller, at latchkey.Instant)
 
 func (t *tx) Seq() int64 { return t.seq }
 
-func (t *tx) writeEvent(ctx context.Context, d audit.Draft, mac audit.MACKey) error {
+// Event implements authz.Tx.
+func (t *tx) Event(ctx context.Context, d audit.Draft) error {
+	if err := t.writeEvent(ctx, d); err != nil {
+		return err
+	}
+	if err := t.writeFeed(ctx); err != nil {
+		return err
+	}
+	t.touched = nil
+	if err := t.QueryRowContext(ctx, `UPDATE customers SET seq = seq + 1 WHERE id = $1 RETURNING seq`, t.chain).Scan(&t.seq); err != nil {
+		return fmt.Errorf("take a further sequence number of %s: %w", t.chain, err)
+	}
+	return nil
+}
+
+func (t *tx) writeEvent(ctx context.Context, d audit.Draft) error {
 	head, err := readHead(ctx, t.Tx, t.chain)
 	if err != nil {
 		return err
@@ -169,7 +186,7 @@ func (t *tx) writeEvent(ctx context.Context, d audit.Draft, mac audit.MACKey) er
 	if err != nil {
 		return fmt.Errorf("write event %d of chain %s: %w", e.Seq, e.Chain, err)
 	}
-	head = mac.Sign(audit.Head{Chain: e.Chain, Seq: e.Seq, Hash: e.Hash})
+	head = t.mac.Sign(audit.Head{Chain: e.Chain, Seq: e.Seq, Hash: e.Hash})
 	_, err = t.ExecContext(ctx, `INSERT INTO audit_heads (chain, seq, hash, mac) VALUES ($1, $2, $3, $4)
 		ON CONFLICT (chain) DO UPDATE SET seq = excluded.seq, hash = excluded.hash, mac = excluded.mac`,
 		head.Chain, head.Seq, head.Hash[:], head.MAC)

@@ -16,6 +16,7 @@ import (
 // tables are all tables of the record, each after those that it refers to.
 var tables = []string{
 	"installation", "root_key", "customers",
+	"persons", "person_secrets", "person_identities", "applications", "entitlements", "groups", "group_members", "group_entitlements",
 	"access_keys", "access_key_metadata", "access_key_secrets",
 	"policies", "policy_versions", "sets", "set_values",
 	"subjects", "resources", "resource_labels", "resource_types",

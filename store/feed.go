@@ -26,7 +26,7 @@ func (t *tx) touch(ref feed.Ref, detail string) {
 }
 
 // writeFeed writes what the change touched.
-func (t *tx) writeFeed(ctx context.Context, at latchkey.Instant) error {
+func (t *tx) writeFeed(ctx context.Context) error {
 	counts := map[feed.Kind]int{}
 	for ref := range t.touched {
 		counts[ref.Kind]++
@@ -46,7 +46,7 @@ func (t *tx) writeFeed(ctx context.Context, at latchkey.Instant) error {
 	}
 	for ref, detail := range t.touched {
 		_, err := t.ExecContext(ctx, `INSERT INTO feed (chain, seq, kind, type, id, at, detail) VALUES ($1, $2, $3, $4, $5, $6, $7)`,
-			t.chain, t.seq, string(ref.Kind), ref.Type, ref.ID, int64(at), detail)
+			t.chain, t.seq, string(ref.Kind), ref.Type, ref.ID, int64(t.at), detail)
 		if err != nil {
 			return fmt.Errorf("write the feed of %s: %w", t.chain, err)
 		}
