@@ -149,6 +149,14 @@ func TestCopy_TakesEverythingAndVerifiesIt(t *testing.T) {
 		t.Fatal(err)
 	}
 	fill(t, db)
+	from.exec(t, `INSERT INTO persons VALUES ('p1', 'default', 'alice', 'a@example.com', 'Alice', 'user', 1, 1, 1);
+		INSERT INTO person_secrets VALUES ('k1', 's1', 'p1', 'default', 'token', 'laptop', x'01', '', 1, 2);
+		INSERT INTO person_identities VALUES ('default', 'https://idp.example.com', 'sub', 'p1', 1);
+		INSERT INTO applications VALUES ('a1', 'default', 'app', 1, 1);
+		INSERT INTO entitlements VALUES ('e1', 'default', 'a1', 'login', '{}', '{}', 1, 1);
+		INSERT INTO groups VALUES ('g1', 'default', 'ops', 1, 1);
+		INSERT INTO group_members VALUES ('g1', 'p1', 'default', 1);
+		INSERT INTO group_entitlements VALUES ('g1', 'e1', 'default')`)
 	if err := db.WriteUses(ctx, []authz.Use{{Key: authz.KeyID{1}, At: start}}, nil); err != nil {
 		t.Fatal(err)
 	}
