@@ -139,10 +139,14 @@ type Server struct {
 	pages        cipher.AEAD // seals the tokens of pages
 	bundles      *bundles
 	feedWaiters  *waiters
-	fills        fills
-	stopping     chan struct{} // closed when requests that wait must end
-	stop         sync.Once
-	pool         sync.Pool // *request
+	// requests wakes who waits for an access request, of whom requestWaiters
+	// bounds the number.
+	requests       *requestHub
+	requestWaiters *waiters
+	fills          fills
+	stopping       chan struct{} // closed when requests that wait must end
+	stop           sync.Once
+	pool           sync.Pool // *request
 }
 
 // New makes a server; Serve runs it.
@@ -157,21 +161,25 @@ func New(cfg Config) *Server {
 		cfg.KeyRecords = cfg.Record
 	}
 	s := &Server{
-		cfg:          cfg,
-		metrics:      newMetrics(cfg.Registry),
-		failed:       newFailureLimiter(cfg.AuthFailureRate),
-		policyErrors: newFailureLimiter(1),
-		verify:       make(chan struct{}, 1),
-		pages:        pageSealer(cfg.SealKey),
-		bundles:      newBundles(cfg.BundleSigner),
-		feedWaiters:  newWaiters(maxFeedWaiters, maxCustomerFeedWaiters),
-		fills:        fills{to: cfg.Filler, places: make(chan struct{}, maxFills)},
-		stopping:     make(chan struct{}),
+		cfg:            cfg,
+		metrics:        newMetrics(cfg.Registry),
+		failed:         newFailureLimiter(cfg.AuthFailureRate),
+		policyErrors:   newFailureLimiter(1),
+		verify:         make(chan struct{}, 1),
+		pages:          pageSealer(cfg.SealKey),
+		bundles:        newBundles(cfg.BundleSigner),
+		feedWaiters:    newWaiters(maxFeedWaiters, maxCustomerFeedWaiters),
+		requests:       newRequestHub(),
+		requestWaiters: newWaiters(maxRequestWaiters, maxCustomerRequestWaiters),
+		fills:          fills{to: cfg.Filler, places: make(chan struct{}, maxFills)},
+		stopping:       make(chan struct{}),
 	}
 	cfg.Registry.MustRegister(prometheus.NewGaugeFunc(prometheus.GaugeOpts{
 		Name: "latchkey_bundle_waiting", Help: "Clients that wait for a bundle to change."}, func() float64 { return float64(s.bundles.waiters.waiting()) }))
 	if cfg.Upstream == nil {
 		s.registerFeed(cfg.Registry)
+		cfg.Registry.MustRegister(prometheus.NewGaugeFunc(prometheus.GaugeOpts{
+			Name: "latchkey_access_request_waiting", Help: "Clients that wait for an access request to be decided."}, func() float64 { return float64(s.requestWaiters.waiting()) }))
 	}
 	s.pool.New = func() any { return &request{s: s} }
 	s.checks.New = func() any { return &checking{s: s} }

@@ -326,6 +326,7 @@ func openNode(ctx context.Context, cmd *ServeCmd, with nodeConfig) (*node, error
 		cfg.Filler = n.relay
 	}
 	n.api = server.New(cfg)
+	n.follow.Observe(n.api.Observe)
 	return n, nil
 }
 
