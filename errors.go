@@ -25,6 +25,8 @@ const (
 	Unavailable                    // cannot answer now; try again
 	MethodNotAllowed               // the resource exists, the verb does not
 	PreconditionFailed             // If-Match and its like did not hold
+	TaskFailed                     // what had to succeed first did not
+	TaskTimeout                    // what had to succeed first took too long
 )
 
 // Fault is one thing wrong with a request. Pointer is an RFC 6901 JSON

@@ -29,6 +29,8 @@ var statuses = map[latchkey.Kind]int{
 	latchkey.Unprocessable:      http.StatusUnprocessableEntity,
 	latchkey.TooManyRequests:    http.StatusTooManyRequests,
 	latchkey.Unavailable:        http.StatusServiceUnavailable,
+	latchkey.TaskFailed:         http.StatusBadGateway,
+	latchkey.TaskTimeout:        http.StatusGatewayTimeout,
 }
 
 // status is the table above, but for the one code whose status the access-key document fixes.
