@@ -187,11 +187,18 @@ func (p *celProgram) failed(e *celEvaluation, err error) *EvaluationError {
 	}
 	var located *types.Err
 	if errors.As(err, &located) && located.NodeID()/celIDs == int64(e.at+1) {
-		if start := p.infos[e.at].GetStartLocation(located.NodeID() % celIDs); start.Line() > 0 {
-			f.Detail += " at line " + strconv.Itoa(start.Line()) + ", column " + strconv.Itoa(start.Column()+1)
-		}
+		f.Detail += celPlace(p.infos[e.at], located.NodeID()%celIDs)
 	}
 	return f
+}
+
+// celPlace says where in a text a node stands, "" where nobody knows.
+func celPlace(info *celast.SourceInfo, node int64) string {
+	start := info.GetStartLocation(node)
+	if start.Line() <= 0 {
+		return ""
+	}
+	return " at line " + strconv.Itoa(start.Line()) + ", column " + strconv.Itoa(start.Column()+1)
 }
 
 // celKinds are beginnings of cel-go's errors that say nothing of a value.

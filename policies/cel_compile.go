@@ -37,12 +37,13 @@ const (
 // function which the other has to put them together.
 type celEnvs struct {
 	one, all  *cel.Env
+	variables []string
 	overloads map[string]*functions.Overload
 }
 
 var celEnvironments = sync.OnceValues(func() (*celEnvs, error) {
 	object := cel.MapType(cel.StringType, cel.DynType)
-	one, err := cel.NewEnv(
+	one, err := cel.NewEnv(append(celOptions(),
 		cel.Variable("subject", object),
 		cel.Variable("action", object),
 		cel.Variable("resource", object),
@@ -56,6 +57,22 @@ var celEnvironments = sync.OnceValues(func() (*celEnvs, error) {
 			cel.Overload("in_set_uint", []*cel.Type{cel.StringType, cel.UintType}, cel.BoolType),
 			cel.Overload("in_set_double", []*cel.Type{cel.StringType, cel.DoubleType}, cel.BoolType),
 		),
+	)...)
+	if err != nil {
+		return nil, err
+	}
+	all, err := one.Extend(
+		cel.Function(celFirst, cel.Overload(celFirst, []*cel.Type{cel.ListType(cel.BoolType)}, cel.BoolType)),
+	)
+	if err != nil {
+		return nil, err
+	}
+	return newCELEnvs(one, all, celVariables)
+})
+
+// celOptions are what expressions of every sort may use.
+func celOptions() []cel.EnvOption {
+	return []cel.EnvOption{
 		cel.OptionalTypes(),
 		ext.Strings(),
 		ext.Lists(ext.ListsMaxRangeSize(celMaxRange)),
@@ -71,17 +88,11 @@ var celEnvironments = sync.OnceValues(func() (*celEnvs, error) {
 			cel.ValidateDurationLiterals(),
 			cel.ValidateTimestampLiterals(),
 		),
-	)
-	if err != nil {
-		return nil, err
 	}
-	all, err := one.Extend(
-		cel.Function(celFirst, cel.Overload(celFirst, []*cel.Type{cel.ListType(cel.BoolType)}, cel.BoolType)),
-	)
-	if err != nil {
-		return nil, err
-	}
-	e := &celEnvs{one: one, all: all, overloads: map[string]*functions.Overload{}}
+}
+
+func newCELEnvs(one, all *cel.Env, variables []string) (*celEnvs, error) {
+	e := &celEnvs{one: one, all: all, variables: variables, overloads: map[string]*functions.Overload{}}
 	for _, f := range all.Functions() {
 		bindings, err := f.Bindings()
 		if err != nil {
@@ -92,14 +103,16 @@ var celEnvironments = sync.OnceValues(func() (*celEnvs, error) {
 		}
 	}
 	return e, nil
-})
+}
 
 // celCompiler compiles rules alone and gathers what is wrong and what is read.
 type celCompiler struct {
-	envs   *celEnvs
-	asts   []*cel.Ast
-	faults []latchkey.Fault
-	reads  celReads
+	envs *celEnvs
+	// dynamic lets an expression pass whose type nobody knows before it runs.
+	dynamic bool
+	asts    []*cel.Ast
+	faults  []latchkey.Fault
+	reads   celReads
 }
 
 func (c *celCompiler) fault(pointer, code, detail string, at common.Location) {
@@ -136,7 +149,7 @@ func (c *celCompiler) rule(pointer, text string) {
 	}
 	info := ast.NativeRep().SourceInfo()
 	root := ast.NativeRep().Expr()
-	if t := ast.OutputType(); !t.IsExactType(cel.BoolType) {
+	if t := ast.OutputType(); !t.IsExactType(cel.BoolType) && !(c.dynamic && t.IsExactType(cel.DynType)) {
 		detail := "the expression is of type " + t.String() + ", want bool"
 		if t.IsExactType(cel.DynType) {
 			detail = "the expression may be of any type; write == true"
@@ -147,7 +160,7 @@ func (c *celCompiler) rule(pointer, text string) {
 		if e.Kind() == celast.ComprehensionKind {
 			loop := e.AsComprehension()
 			for _, name := range []string{loop.IterVar(), loop.IterVar2(), loop.AccuVar()} {
-				if slices.Contains(celVariables, name) {
+				if slices.Contains(c.envs.variables, name) {
 					c.fault(pointer, "shadowed_variable", "a macro's variable must not be called "+name, info.GetStartLocation(e.ID()))
 				}
 			}
