@@ -23,6 +23,7 @@ var edges = map[string][]string{
 	"":                    nil,
 	"internal/strictjson": {""},
 	"internal/keyring":    nil,
+	"internal/vault":      nil,
 
 	"scopes":   nil,
 	"audit":    nil,
@@ -33,19 +34,22 @@ var edges = map[string][]string{
 	"forward":  nil,
 	"feed":     nil,
 
-	"store": {"authz", "people", "access", "audit", "scopes", "policies", "feed"},
+	// Webhooks, and what is told to people.
+	"deliveries": {"people", "authz", "audit", "feed", "internal/vault"},
+
+	"store": {"internal/vault", "authz", "people", "access", "deliveries", "audit", "scopes", "policies", "feed"},
 	"cache": {"authz", "policies", "scopes", "feed"},
 	// The sidecar's line to its control plane.
 	"control": {"feed"},
 
 	"policies/bundle": {"policies", "audit", "scopes"},
 
-	"notify": {"audit", "access"},
+	"notify": {"audit", "access", "deliveries"},
 
-	"server":          {"authz", "people", "access", "audit", "scopes", "policies", "forward", "policies/bundle", "feed"},
+	"server":          {"authz", "people", "access", "deliveries", "audit", "scopes", "policies", "forward", "policies/bundle", "feed"},
 	"server/extauthz": {"forward"},
 
-	"cmd/latchkey": {"scopes", "policies", "audit", "authz", "people", "access", "forward", "feed", "store", "cache", "control", "notify", "policies/bundle", "server", "server/extauthz", "internal/keyring"},
+	"cmd/latchkey": {"scopes", "policies", "audit", "authz", "people", "access", "deliveries", "forward", "feed", "store", "cache", "control", "notify", "policies/bundle", "server", "server/extauthz", "internal/keyring", "internal/vault"},
 
 	// Programs of the workshop; nothing of the product imports them.
 	"internal/bench":     {"scopes", "authz", "store", "cache", "internal/keyring", "policies/bundle", "internal/page"},

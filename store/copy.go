@@ -21,6 +21,7 @@ var tables = []string{
 	"policies", "policy_versions", "sets", "set_values",
 	"subjects", "resources", "resource_labels", "resource_types",
 	"grants", "audit_events", "audit_heads", "feed", "nodes", "replies",
+	"sealed_secrets", "webhooks", "deliveries", "delivery_cursors",
 }
 
 // Copied is what a copy holds.

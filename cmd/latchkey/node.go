@@ -27,6 +27,7 @@ import (
 	"github.com/latchkey-dev/latchkey/cache"
 	"github.com/latchkey-dev/latchkey/feed"
 	"github.com/latchkey-dev/latchkey/internal/keyring"
+	"github.com/latchkey-dev/latchkey/internal/vault"
 	"github.com/latchkey-dev/latchkey/notify"
 	"github.com/latchkey-dev/latchkey/policies"
 	"github.com/latchkey-dev/latchkey/scopes"
@@ -231,6 +232,9 @@ type node struct {
 	nodes *authz.Nodes
 	redis *cache.Redis // nil for none, as relay
 	relay *cache.Relay
+
+	vault *vault.Vault  // customers' secrets
+	guard *notify.Guard // of addresses that customers set
 }
 
 // nodeConfig is what a node is given beside its flags.
@@ -265,6 +269,14 @@ func openNode(ctx context.Context, cmd *ServeCmd, with nodeConfig) (*node, error
 	parser := scopes.NewParser(compiledRegexps)
 	n.parser = parser
 	n.waitFor("records are being loaded")
+	allowed, err := notify.ParseAllowed(cmd.AllowOutbound)
+	if err != nil {
+		return nil, errors.Join(usage("--allow-outbound: %w", err), n.close())
+	}
+	n.guard = notify.NewGuard(notify.GuardConfig{Allow: allowed})
+	if err := n.openVault(ctx, cmd.SecretsKeyFile); err != nil {
+		return nil, errors.Join(err, n.close())
+	}
 	if n.bundles, err = newPulledBundles(sources, n, cmd.Data); err != nil {
 		return nil, errors.Join(err, n.close())
 	}

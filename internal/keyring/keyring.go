@@ -35,6 +35,9 @@ type Keyring struct {
 	// Feed is the seed of the Ed25519 key that signs what nodes of a fleet follow;
 	// nil in a file from before there was a feed, as Bundle.
 	Feed []byte `json:"feed,omitempty"`
+	// Secrets seals the secrets of customers, where the operator brings no keys for
+	// that; nil in a file from before there were any, as Bundle.
+	Secrets []byte `json:"secrets,omitempty"`
 }
 
 // BundleKey returns the key that signs bundles.
@@ -56,6 +59,10 @@ func (k *Keyring) complete() error {
 		k.Feed = make([]byte, keyBytes)
 		rand.Read(k.Feed)
 	}
+	if k.Secrets == nil {
+		k.Secrets = make([]byte, keyBytes)
+		rand.Read(k.Secrets)
+	}
 	if k.Bundle != nil {
 		return nil
 	}
@@ -72,7 +79,7 @@ func (k *Keyring) complete() error {
 // and its bytes. A key that a later release adds leaves the others' as they are.
 func (k *Keyring) Fingerprints() map[string]string {
 	prints := map[string]string{}
-	for name, key := range map[string][]byte{"audit_mac": k.AuditMAC, "seal": k.Seal, "bundle": k.Bundle, "feed": k.Feed} {
+	for name, key := range map[string][]byte{"audit_mac": k.AuditMAC, "seal": k.Seal, "bundle": k.Bundle, "feed": k.Feed, "secrets": k.Secrets} {
 		if key == nil {
 			continue
 		}
@@ -92,7 +99,7 @@ func Load(path string) (*Keyring, error) {
 	if err := json.Unmarshal(text, k); err != nil {
 		return nil, fmt.Errorf("the keyring %s is not what this server wrote", path)
 	}
-	if len(k.AuditMAC) != keyBytes || len(k.Seal) != keyBytes || k.Feed != nil && len(k.Feed) != keyBytes {
+	if len(k.AuditMAC) != keyBytes || len(k.Seal) != keyBytes || k.Feed != nil && len(k.Feed) != keyBytes || k.Secrets != nil && len(k.Secrets) != keyBytes {
 		return nil, fmt.Errorf("the keyring %s lacks a key, or one has the wrong length", path)
 	}
 	if k.Bundle != nil {
@@ -147,7 +154,7 @@ func LoadOrCreate(path string) (*Keyring, error) {
 }
 
 // whole reports whether no key is missing.
-func (k *Keyring) whole() bool { return k.Bundle != nil && k.Feed != nil }
+func (k *Keyring) whole() bool { return k.Bundle != nil && k.Feed != nil && k.Secrets != nil }
 
 // write writes through a temporary file, which put brings to its place.
 func (k *Keyring) write(path string, put func(from, to string) error) (err error) {
