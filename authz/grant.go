@@ -54,6 +54,14 @@ type GrantRecord struct {
 	CreatedAt latchkey.Instant
 	Author    audit.Actor // who made it: type and id
 	Version   int64       // sequence number of its last change
+	// Request is the id of the access request that it came of, "" for none.
+	Request string
+	// Entitlements are the ids of those that it was made of, and Claims, a canonical
+	// JSON object, what token issuers are told of its subject: name → list of
+	// strings. Both are by value: what becomes of an entitlement later changes
+	// neither. "" claims nothing.
+	Entitlements []string
+	Claims       string
 }
 
 // EndsAt is when it ends, or ended.
@@ -77,7 +85,7 @@ func NewGrants(p *scopes.Parser, list []feed.GrantBody, version int64) (*Grants,
 	grants := &Grants{Version: version, List: make([]Grant, 0, len(list))}
 	for i := range list {
 		b := &list[i]
-		if b.RevokedAt != latchkey.Never {
+		if b.RevokedAt != latchkey.Never || b.Entries == "{}" {
 			continue
 		}
 		set, err := p.LoadEntries(b.Entries)

@@ -3,6 +3,7 @@ package store
 import (
 	"context"
 	"database/sql"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"strconv"
@@ -13,11 +14,19 @@ import (
 	"github.com/latchkey-dev/latchkey/feed"
 )
 
-const grantColumns = `id, customer_id, subject_type, subject_id, entries, reason, not_before, expires_at, revoked_at, created_at, author_type, author_id, version`
+const grantColumns = `id, customer_id, subject_type, subject_id, entries, reason, not_before, expires_at, revoked_at, created_at, author_type, author_id, version,
+	request_id, entitlement_ids, claims`
 
 func scanGrant(row scanner) (g authz.GrantRecord, err error) {
+	var entitlements string
 	err = row.Scan(&g.ID, &g.Customer, &g.Subject.Type, &g.Subject.ID, &g.Entries, &g.Reason, (*int64)(&g.NotBefore), (*int64)(&g.ExpiresAt),
-		(*int64)(&g.RevokedAt), (*int64)(&g.CreatedAt), &g.Author.Type, &g.Author.ID, &g.Version)
+		(*int64)(&g.RevokedAt), (*int64)(&g.CreatedAt), &g.Author.Type, &g.Author.ID, &g.Version, &g.Request, &entitlements, &g.Claims)
+	if err == nil && entitlements != "[]" {
+		err = json.Unmarshal([]byte(entitlements), &g.Entitlements)
+	}
+	if g.Claims == "{}" {
+		g.Claims = ""
+	}
 	return g, err
 }
 
@@ -134,9 +143,21 @@ func (t *tx) CountLiveGrants(ctx context.Context, subject authz.EntityRef, now l
 
 func (t *tx) InsertGrant(ctx context.Context, g authz.GrantRecord) error {
 	t.touchGrant(g.Subject)
-	_, err := t.ExecContext(ctx, `INSERT INTO grants (`+grantColumns+`) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13)`,
+	entitlements, claims := "[]", "{}"
+	if len(g.Entitlements) > 0 {
+		text, err := json.Marshal(g.Entitlements)
+		if err != nil {
+			return fmt.Errorf("insert grant %s: %w", g.ID, err)
+		}
+		entitlements = string(text)
+	}
+	if g.Claims != "" {
+		claims = g.Claims
+	}
+	_, err := t.ExecContext(ctx, `INSERT INTO grants (`+grantColumns+`) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16)`,
 		g.ID, t.chain, g.Subject.Type, g.Subject.ID, g.Entries, g.Reason, int64(g.NotBefore), int64(g.ExpiresAt),
-		int64(g.RevokedAt), int64(g.CreatedAt), g.Author.Type, g.Author.ID, t.seq)
+		int64(g.RevokedAt), int64(g.CreatedAt), g.Author.Type, g.Author.ID, t.seq,
+		g.Request, entitlements, claims)
 	if err != nil {
 		return fmt.Errorf("insert grant %s: %w", g.ID, err)
 	}
