@@ -160,7 +160,10 @@ func (a *Authenticator) Resolve(text []byte, now latchkey.Instant, source netip.
 		if a.uses != nil {
 			a.uses.noteRoot(a.peppers, token, a.root)
 		}
-		return Resolved{Kind: RootCredential, Status: Active, Kid: token.Kid, Handle: token.ref(), EndsAt: latchkey.Never}
+		return Resolved{Kind: RootCredential, Status: Active, Kid: token.Kid, Handle: token.Ref(), EndsAt: latchkey.Never}
+	}
+	if token.Kind != AccessKeyCredential { // a person's, which is no access key whatever its kid is
+		return Resolved{}
 	}
 	secret, _, err := a.keys.FindSecret(token.Kid)
 	if err != nil {
@@ -170,7 +173,7 @@ func (a *Authenticator) Resolve(text []byte, now latchkey.Instant, source netip.
 		return Resolved{Err: err}
 	}
 	r := Resolved{
-		Kind: AccessKeyCredential, Key: secret.Key, Kid: token.Kid, Handle: token.ref(),
+		Kind: AccessKeyCredential, Key: secret.Key, Kid: token.Kid, Handle: token.Ref(),
 		Status: secret.Key.Status(now), EndsAt: min(secret.EndsAt, secret.Key.ExpiresAt),
 	}
 	if r.Status == Active && now >= secret.EndsAt {

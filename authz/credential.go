@@ -1,6 +1,7 @@
 package authz
 
 import (
+	"bytes"
 	"crypto/rand"
 	"hash/crc32"
 	"log/slog"
@@ -41,6 +42,7 @@ const (
 	AccessKeyCredential
 	PersonalTokenCredential
 	OIDCCredential
+	ClaimCode // is exchanged once for a personal token, and proves nothing else
 )
 
 // Mode is what access keys are marked with: live or test, as the server is.
@@ -80,9 +82,10 @@ func (h Handle) String() string {
 func (h Handle) IsZero() bool { return h.form == 0 }
 
 // Handle is the part that may be logged, as text.
-func (t Token) Handle() string { return t.ref().String() }
+func (t Token) Handle() string { return t.Ref().String() }
 
-func (t Token) ref() Handle { return Handle{form: t.form, kid: t.Kid} }
+// Ref is the same as a value.
+func (t Token) Ref() Handle { return Handle{form: t.form, kid: t.Kid} }
 
 func (t Token) String() string { return t.Handle() }
 
@@ -108,6 +111,12 @@ func NewAccessKeyToken(mode Mode) Token {
 
 // NewRootToken makes a root key.
 func NewRootToken() Token { return newToken(rootForm) }
+
+// NewPersonalToken makes the secret of a person.
+func NewPersonalToken() Token { return newToken(personForm) }
+
+// NewClaimCode makes the secret by which a person comes by the first token.
+func NewClaimCode() Token { return newToken(claimForm) }
 
 func newToken(form uint8) Token {
 	kidSpace := new(big.Int).Exp(big.NewInt(62), big.NewInt(kidDigits), nil)
@@ -152,6 +161,8 @@ const (
 	liveForm uint8 = iota + 1
 	testForm
 	rootForm
+	personForm
+	claimForm
 )
 
 var prefixes = [...]struct {
@@ -161,6 +172,15 @@ var prefixes = [...]struct {
 	{"lk1_live_", AccessKeyCredential},
 	{"lk1_test_", AccessKeyCredential},
 	{"lkr1_", RootCredential},
+	{"lkp1_", PersonalTokenCredential},
+	{"lkc1_", ClaimCode},
+}
+
+// OfPerson reports whether a credential has the form of one that stands for a
+// person: a personal token, or a signed token of an issuer (a JWT). Nothing of it
+// has been checked.
+func OfPerson(text []byte) bool {
+	return bytes.HasPrefix(text, []byte(prefixes[personForm-1].text)) || bytes.HasPrefix(text, []byte("ey")) && bytes.Count(text, []byte{'.'}) == 2
 }
 
 // ParseToken reads a credential strictly; false for a wrong form or checksum,
@@ -209,7 +229,7 @@ func allBase62[T string | []byte](s T) bool {
 // Redacted is what stands in place of a secret in a text.
 const Redacted = "[redacted]"
 
-var tokenMarks = [...]string{"lk1_", "lkr1_", "lkp1_"}
+var tokenMarks = [...]string{"lk1_", "lkr1_", "lkp1_", "lkc1_"}
 
 // ContainsToken reports whether some part of s has the shape of a credential
 // of any kind, personal tokens included, whatever its checksum.

@@ -53,9 +53,9 @@ func NewDirectory(record Record, table PropertyTable, most int64) *Directory {
 	return &Directory{record: record, table: table, most: most}
 }
 
-// May allows root and keys with the scope resources_manage.
+// May allows root, admins, and keys with the scope resources_manage.
 func (*Directory) May(c *Caller) error {
-	if c.IsRoot() || c.Scopes().Has(scopes.ResourcesManage) {
+	if c.IsRoot() || c.IsAdmin() || c.Scopes().Has(scopes.ResourcesManage) {
 		return nil
 	}
 	return latchkey.Errorf(latchkey.Forbidden, "scope_missing", "the key lacks the scope resources_manage")

@@ -60,12 +60,66 @@ func (*Granter) May(c *Caller) error {
 // named by its id here, never by a handle.
 func NotToOneself(c *Caller, subjects ...EntityRef) error {
 	for _, s := range subjects {
-		if c.Key != nil && s.Type == SubjectAccessKey && s.ID == c.Key.ID.String() ||
-			c.Person != nil && s == c.Person.Ref() {
-			return latchkey.Errorf(latchkey.Forbidden, "self_approval_forbidden", "nobody grants to themselves: somebody else must")
+		if c.Key != nil && s.Type == SubjectAccessKey && s.ID == c.Key.ID.String() || c.Person != nil && c.isPerson(c.Person, s) {
+			return errSelfApproval()
 		}
 	}
 	return nil
+}
+
+func errSelfApproval() error {
+	return latchkey.Errorf(latchkey.Forbidden, "self_approval_forbidden", "nobody grants to themselves: somebody else must")
+}
+
+// isPerson reports whether a subject is p, by any of its names: of those, only the
+// id means something in another customer than its own.
+func (c *Caller) isPerson(p *Person, s EntityRef) bool {
+	return s.Type == SubjectUser && (s.ID == p.ID || c.Customer != nil && p.Customer == c.Customer.ID && p.Answers(s.ID))
+}
+
+// NotToOneselfIn is NotToOneself within a change, where the persons who stand
+// behind an access key count as the key, and the key as each of them: a right must
+// not come back to somebody by a second credential.
+func NotToOneselfIn(ctx context.Context, tx KeyPersonsTx, c *Caller, subjects ...EntityRef) error {
+	if err := NotToOneself(c, subjects...); err != nil {
+		return err
+	}
+	var mine []Person
+	if c.Key != nil {
+		var err error
+		if mine, err = tx.KeyPersons(ctx, c.Key.ID); err != nil {
+			return err
+		}
+	} else if c.Person != nil {
+		mine = []Person{*c.Person}
+	}
+	for _, s := range subjects {
+		if len(mine) == 0 {
+			return nil
+		}
+		if id, ok := ParseKeyID(s.ID); ok && s.Type == SubjectAccessKey {
+			theirs, err := tx.KeyPersons(ctx, id)
+			if err != nil {
+				return err
+			}
+			for i := range theirs {
+				if slices.ContainsFunc(mine, func(p Person) bool { return p.ID == theirs[i].ID }) {
+					return errSelfApproval()
+				}
+			}
+		}
+		if slices.ContainsFunc(mine, func(p Person) bool { return c.isPerson(&p, s) }) {
+			return errSelfApproval()
+		}
+	}
+	return nil
+}
+
+// KeyPersonsTx tells whose an access key is.
+type KeyPersonsTx interface {
+	// KeyPersons are the persons who stand behind an access key: it was made with
+	// them, or they were shown a secret of it.
+	KeyPersons(ctx context.Context, id KeyID) ([]Person, error)
 }
 
 // Create makes a grant. An access key that it is for must be one of the
@@ -81,7 +135,7 @@ func (g *Granter) Create(ctx context.Context, call Call, in NewGrant) (GrantReco
 			return GrantRecord{}, err
 		}
 	}
-	if err := NotToOneself(&call.Caller, in.Subject); err != nil {
+	if err := NotToOneself(&call.Caller, in.Subject); err != nil { // before anything is told of the subject
 		return GrantRecord{}, err
 	}
 	actor := call.Actor()
@@ -91,6 +145,9 @@ func (g *Granter) Create(ctx context.Context, call Call, in NewGrant) (GrantReco
 		Author: audit.Actor{Type: actor.Type, ID: actor.ID},
 	}
 	err := g.change(ctx, call, func() any { return made }, func(tx Tx) (EntityRef, audit.Draft, error) {
+		if err := NotToOneselfIn(ctx, tx, &call.Caller, made.Subject); err != nil {
+			return made.Subject, audit.Draft{}, err
+		}
 		if made.Subject.Type == SubjectAccessKey {
 			if err := g.inForce(ctx, tx, made.Subject.ID, named, call.Now); err != nil {
 				return made.Subject, audit.Draft{}, err

@@ -81,6 +81,7 @@ type Key struct {
 	RotatedFrom string           // handle of the secret before the last rotation, "" without
 	LastUsedAt  latchkey.Instant // Never: not used yet
 	Version     int64            // sequence number of its last change
+	Person      string           // id of the person that it was made with, and ends with; "" for none
 }
 
 // KeySecret is one secret of a key: the current one, or for the grace of a

@@ -43,11 +43,14 @@ type Created struct {
 
 var errKeyNotFound = latchkey.Errorf(latchkey.NotFound, "key_not_found", "there is no such access key")
 
-// MayCreate refuses everybody but root: a key never makes keys.
+// MayCreate refuses everybody but root and persons who administer the customer: a
+// key never makes keys.
 func (*Keys) MayCreate(c *Caller) error {
 	switch {
-	case c.IsRoot():
+	case c.IsRoot(), c.IsAdmin():
 		return nil
+	case c.IsPerson():
+		return latchkey.Errorf(latchkey.Forbidden, "not_permitted", "access keys are made by root and by admins")
 	case c.Kind == AccessKeyCredential:
 		return latchkey.Errorf(latchkey.Forbidden, "access_keys_cannot_create", "an access key cannot create or rotate access keys, whatever its scopes")
 	}
@@ -59,6 +62,9 @@ func (*Keys) MayList(c *Caller) error {
 	if c.IsRoot() || c.Scopes().SeesKeys() {
 		return nil
 	}
+	if c.IsPerson() {
+		return latchkey.Errorf(latchkey.Forbidden, "not_permitted", "access keys are shown to root and to admins")
+	}
 	return latchkey.Errorf(latchkey.Forbidden, "scope_missing", "the key's access_keys scope is empty")
 }
 
@@ -68,46 +74,76 @@ func (k *Keys) Create(ctx context.Context, call Call, in NewKey) (Created, error
 	if err := k.MayCreate(&call.Caller); err != nil {
 		return Created{}, err
 	}
-	token := NewAccessKeyToken(k.cfg.Mode)
-	created := Created{Token: token, Key: Key{
-		ID: KeyID(uuid.New()), Customer: call.Customer.ID, Handle: token.Handle(), Scopes: in.Scopes, Metadata: in.Metadata,
-		ExpiresAt: in.ExpiresAt, CreatedAt: call.Now, RevokedAt: latchkey.Never, LastUsedAt: latchkey.Never,
-	}}
-	secret := k.secret(token, created.Key.ID)
-	err := k.cfg.Record.Change(ctx, call.Change(func() any { return created }), func(tx Tx) (audit.Draft, error) {
-		customer, err := tx.Customer(ctx)
-		if err != nil {
-			return audit.Draft{}, err
-		}
-		limit := customer.MaxActiveKeys
-		if limit == 0 {
-			limit = k.cfg.MaxActive
-		}
-		active, err := tx.CountActiveKeys(ctx, call.Now)
-		if err != nil {
-			return audit.Draft{}, err
-		}
-		if active >= limit {
-			return audit.Draft{}, latchkey.Errorf(latchkey.LimitReached, "too_many_keys", "the customer already has %d active access keys; revoke one, or raise max_active_keys", active)
-		}
-		created.Key.Version = tx.Seq()
-		if err := tx.InsertKey(ctx, created.Key, in.Set.NamesMask(), secret); err != nil {
-			return audit.Draft{}, err
-		}
-		d := call.Draft("access_key.create", keyResource(created.Key.ID, in.Keyname))
-		d.Changes = Changes("handle", created.Key.Handle, "username", in.Username)
-		d.Changes = d.Changes[:len(d.Changes)-1] + `,"scopes":` + in.Scopes + `,"expires_at":` + instantJSON(in.ExpiresAt) + `}`
-		return d, nil
+	if err := mayGive(&call.Caller, in.Set); err != nil {
+		return Created{}, err
+	}
+	var created Created
+	err := k.cfg.Record.Change(ctx, call.Change(func() any { return created }), func(tx Tx) (d audit.Draft, err error) {
+		created, d, err = k.Issue(ctx, tx, call, in, "")
+		return d, err
 	})
 	if err != nil {
 		return Created{}, err
 	}
-	set, err := k.cfg.Parser.Load(in.Scopes) // the interned one
+	return created, k.Know(call.Customer, &created)
+}
+
+// Issue makes a key within a change, for whoever has made sure that the caller
+// may, and returns it with its event. person is whom it is made with, "" for
+// nobody. Once the change is committed, Know must be called.
+func (k *Keys) Issue(ctx context.Context, tx Tx, call Call, in NewKey, person string) (Created, audit.Draft, error) {
+	token := NewAccessKeyToken(k.cfg.Mode)
+	made := Created{Token: token, Key: Key{
+		ID: KeyID(uuid.New()), Customer: call.Customer.ID, Handle: token.Handle(), Scopes: in.Scopes, Metadata: in.Metadata,
+		ExpiresAt: in.ExpiresAt, CreatedAt: call.Now, RevokedAt: latchkey.Never, LastUsedAt: latchkey.Never, Version: tx.Seq(), Person: person,
+	}}
+	customer, err := tx.Customer(ctx)
 	if err != nil {
-		return Created{}, err
+		return Created{}, audit.Draft{}, err
 	}
-	k.cfg.Table.AddSecret(secret.Kid, k.state(secret, NewKeyState(&created.Key, call.Customer, set)))
-	return created, nil
+	limit := customer.MaxActiveKeys
+	if limit == 0 {
+		limit = k.cfg.MaxActive
+	}
+	active, err := tx.CountActiveKeys(ctx, call.Now)
+	if err != nil {
+		return Created{}, audit.Draft{}, err
+	}
+	if active >= limit {
+		return Created{}, audit.Draft{}, latchkey.Errorf(latchkey.LimitReached, "too_many_keys", "the customer already has %d active access keys; revoke one, or raise max_active_keys", active)
+	}
+	if err := tx.InsertKey(ctx, made.Key, in.Set.NamesMask(), k.secret(token, made.Key.ID)); err != nil {
+		return Created{}, audit.Draft{}, err
+	}
+	if call.Person != nil {
+		if err := tx.NoteKeyPerson(ctx, made.Key.ID, call.Person.ID); err != nil {
+			return Created{}, audit.Draft{}, err
+		}
+	}
+	d := call.Draft("access_key.create", keyResource(made.Key.ID, in.Keyname))
+	d.Changes = Changes("handle", made.Key.Handle, "username", in.Username)
+	d.Changes = d.Changes[:len(d.Changes)-1] + `,"scopes":` + in.Scopes + `,"expires_at":` + instantJSON(in.ExpiresAt) + `}`
+	return made, d, nil
+}
+
+// Know makes a key that was issued, and committed, good in this process.
+func (k *Keys) Know(c *Customer, made *Created) error {
+	set, err := k.cfg.Parser.Load(made.Key.Scopes) // the interned one
+	if err != nil {
+		return err
+	}
+	secret := k.secret(made.Token, made.Key.ID)
+	k.cfg.Table.AddSecret(secret.Kid, k.state(secret, NewKeyState(&made.Key, c, set)))
+	return nil
+}
+
+// mayGive refuses an admin a key that could do what admins cannot: a sidecar's
+// reads what is kept of every secret.
+func mayGive(c *Caller, set *scopes.Set) error {
+	if c.IsRoot() || !set.Has(scopes.Sidecar) {
+		return nil
+	}
+	return latchkey.Errorf(latchkey.Forbidden, "scope_not_held", "only root makes and rotates keys with the scope sidecar")
 }
 
 // List returns the keys that the caller may see.
@@ -167,10 +203,13 @@ func (*Keys) Sees(c *Caller, key *KeyState) bool {
 	return key != nil && key.Customer == c.Customer && (c.IsRoot() || c.Scopes().Sees(key.Scopes))
 }
 
-// MayRevoke allows root, and a key its own end.
+// MayRevoke allows root and admins, and a key its own end.
 func (*Keys) MayRevoke(c *Caller, id KeyID) error {
-	if c.IsRoot() || c.Key != nil && c.Key.ID == id {
+	if c.IsRoot() || c.IsAdmin() || c.Key != nil && c.Key.ID == id {
 		return nil
+	}
+	if c.IsPerson() {
+		return latchkey.Errorf(latchkey.Forbidden, "not_permitted", "access keys are revoked by root and by admins")
 	}
 	return latchkey.Errorf(latchkey.Forbidden, "not_permitted", "an access key may revoke itself only")
 }
@@ -249,6 +288,18 @@ func (k *Keys) Rotate(ctx context.Context, call Call, id KeyID, grace time.Durat
 			return audit.Draft{}, latchkey.Errorf(latchkey.Conflict, "already_revoked", "the key was revoked at %s", key.RevokedAt)
 		case call.Now >= key.ExpiresAt:
 			return audit.Draft{}, latchkey.Errorf(latchkey.Conflict, "already_expired", "the key expired at %s", key.ExpiresAt)
+		}
+		set, err := k.cfg.Parser.Load(key.Scopes)
+		if err != nil {
+			return audit.Draft{}, err
+		}
+		if err := mayGive(&call.Caller, set); err != nil {
+			return audit.Draft{}, err
+		}
+		if call.Person != nil {
+			if err := tx.NoteKeyPerson(ctx, id, call.Person.ID); err != nil {
+				return audit.Draft{}, err
+			}
 		}
 		clear(ends)
 		for i, old := range secrets {

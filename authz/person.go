@@ -2,6 +2,7 @@ package authz
 
 import (
 	"context"
+	"strings"
 
 	"github.com/latchkey-dev/latchkey"
 )
@@ -23,6 +24,36 @@ const (
 	AdminPerson         PersonType = "admin"
 	InternalAdminPerson PersonType = "internal_admin"
 )
+
+// Valid reports whether it is one of the types.
+func (t PersonType) Valid() bool {
+	return t == UserPerson || t == AdminPerson || t == InternalAdminPerson
+}
+
+// Rank orders the types by what they may do.
+func (t PersonType) Rank() int {
+	switch t {
+	case UserPerson:
+		return 1
+	case AdminPerson:
+		return 2
+	case InternalAdminPerson:
+		return 3
+	}
+	return 0
+}
+
+// StandingScopes are the canonical scopes that persons of a type have, and the
+// access keys that are made with them.
+func (t PersonType) StandingScopes() string {
+	switch t {
+	case UserPerson:
+		return `{"customer":{"decision":true,"policies":[{"f":"*","p":2}],"sets":[{"f":"*","p":2}]}}`
+	case AdminPerson, InternalAdminPerson:
+		return `{"customer":{"access_keys":["*"],"audit_events":true,"decision":true,"policies":[{"f":"*","p":15}],"search":true,"sets":[{"f":"*","p":15}]}}`
+	}
+	return `{"customer":{}}`
+}
 
 // Person is somebody who acts with a credential of their own. The zero Person is
 // nobody, and not active.
@@ -46,6 +77,32 @@ func (p *Person) IsAdmin() bool {
 	return p != nil && p.Active && (p.Type == AdminPerson || p.Type == InternalAdminPerson)
 }
 
+// Answers reports whether s names the person in its customer: by id, by username,
+// or by an e-mail address, whose case does not count.
+func (p *Person) Answers(s string) bool {
+	folded, isEmail := FoldEmail(s)
+	return s != "" && (s == p.ID || s == p.Username) || isEmail && folded == p.Email
+}
+
+// maxEmail is in bytes (RFC 5321, 4.5.3.1).
+const maxEmail = 254
+
+// FoldEmail writes an e-mail address in lower case, which is how addresses are
+// kept and compared; false for what is none. Only ASCII is taken: letters of other
+// scripts fold to ASCII ones, and one person's address would be another's.
+func FoldEmail(s string) (string, bool) {
+	local, domain, ok := strings.Cut(s, "@")
+	if !ok || local == "" || domain == "" || len(s) > maxEmail || strings.Contains(domain, "@") {
+		return "", false
+	}
+	for i := range len(s) {
+		if c := s[i]; c <= ' ' || c >= 0x7f || strings.IndexByte("\"(),:;<>[\\]", c) >= 0 {
+			return "", false
+		}
+	}
+	return strings.ToLower(s), true
+}
+
 // PersonAuthenticator finds the person that a personal token or an OIDC token
 // stands for. Errors are those of Authenticator.Authenticate: proven says that
 // the secret was right though it does not hold any more. It may wait for I/O, a
@@ -58,7 +115,8 @@ type PersonAuthenticator interface {
 type PersonCredential struct {
 	Kind   CredentialKind // PersonalTokenCredential, OIDCCredential
 	Person *Person
-	Kid    Kid    // of a personal token
+	Token  Handle // of a personal token
+	Kid    Kid    // of the same
 	Handle string // that may be logged: of a token, or "oidc:" and the issuer
 	// Issuer and Subject are those of an OIDC token.
 	Issuer, Subject string

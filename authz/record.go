@@ -141,6 +141,8 @@ type Tx interface {
 
 	CountActiveKeys(ctx context.Context, now latchkey.Instant) (int, error)
 	InsertKey(ctx context.Context, k Key, names int64, s KeySecret) error
+	// NoteKeyPerson notes that a person was shown a secret of a key.
+	NoteKeyPerson(ctx context.Context, id KeyID, person string) error
 	// KeySecrets returns a key of the chain's customer with its secrets, the
 	// current one first.
 	KeySecrets(ctx context.Context, id KeyID) (Key, []KeySecret, error)
@@ -178,6 +180,7 @@ type Tx interface {
 
 	DirectoryTx
 	GrantTx
+	KeyPersonsTx
 
 	// Event writes an event of its own before the one that the change ends with:
 	// for a change that is two facts. Seq is the next number afterwards.

@@ -139,6 +139,8 @@ func (t *tx) recheck(ctx context.Context, by *authz.Caller, at latchkey.Instant)
 	case by.Key != nil:
 		err = t.QueryRowContext(ctx, `SELECT count(*) FROM access_keys k JOIN access_key_secrets s ON s.key_id = k.id
 			WHERE s.kid = $1 AND s.ends_at > $2 AND k.revoked_at = $3 AND k.expires_at > $2`, by.Kid.String(), int64(at), int64(latchkey.Never)).Scan(&n)
+	case by.Person != nil:
+		n, err = t.proves(ctx, by, at)
 	default: // the process itself
 		return nil
 	}

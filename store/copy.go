@@ -17,7 +17,7 @@ import (
 var tables = []string{
 	"installation", "root_key", "customers",
 	"persons", "person_secrets", "person_identities", "applications", "entitlements", "groups", "group_members", "group_entitlements",
-	"access_keys", "access_key_metadata", "access_key_secrets",
+	"access_keys", "access_key_metadata", "access_key_secrets", "access_key_persons",
 	"policies", "policy_versions", "sets", "set_values",
 	"subjects", "resources", "resource_labels", "resource_types",
 	"grants", "audit_events", "audit_heads", "feed", "nodes", "replies",

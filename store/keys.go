@@ -18,12 +18,12 @@ import (
 	"github.com/latchkey-dev/latchkey/internal/strictjson"
 )
 
-const keyColumns = `k.id, k.customer_id, k.handle, k.scopes, k.metadata, k.created_at, k.expires_at, k.revoked_at, k.rotated_from, k.last_used_at, k.version`
+const keyColumns = `k.id, k.customer_id, k.handle, k.scopes, k.metadata, k.created_at, k.expires_at, k.revoked_at, k.rotated_from, k.last_used_at, k.version, k.person_id`
 
 func scanKey(row scanner) (k authz.Key, err error) {
 	var id string
 	err = row.Scan(&id, &k.Customer, &k.Handle, &k.Scopes, &k.Metadata, (*int64)(&k.CreatedAt), (*int64)(&k.ExpiresAt),
-		(*int64)(&k.RevokedAt), &k.RotatedFrom, (*int64)(&k.LastUsedAt), &k.Version)
+		(*int64)(&k.RevokedAt), &k.RotatedFrom, (*int64)(&k.LastUsedAt), &k.Version, &k.Person)
 	if err != nil {
 		return k, err
 	}
@@ -104,9 +104,9 @@ func (t *tx) CountActiveKeys(ctx context.Context, now latchkey.Instant) (n int, 
 func (t *tx) InsertKey(ctx context.Context, k authz.Key, names int64, s authz.KeySecret) error {
 	t.touch(feed.Ref{Kind: feed.Key, ID: k.ID.String()}, "")
 	_, err := t.ExecContext(ctx, `INSERT INTO access_keys
-		(id, customer_id, handle, scopes, names, metadata, created_at, expires_at, revoked_at, rotated_from, last_used_at, last_used_source, version)
-		VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, '', $12)`,
-		k.ID.String(), t.chain, k.Handle, k.Scopes, names, k.Metadata, int64(k.CreatedAt), int64(k.ExpiresAt), int64(k.RevokedAt), k.RotatedFrom, int64(k.LastUsedAt), k.Version)
+		(id, customer_id, handle, scopes, names, metadata, created_at, expires_at, revoked_at, rotated_from, last_used_at, last_used_source, version, person_id)
+		VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, '', $12, $13)`,
+		k.ID.String(), t.chain, k.Handle, k.Scopes, names, k.Metadata, int64(k.CreatedAt), int64(k.ExpiresAt), int64(k.RevokedAt), k.RotatedFrom, int64(k.LastUsedAt), k.Version, k.Person)
 	if err != nil {
 		return fmt.Errorf("insert key %s: %w", k.ID, err)
 	}
