@@ -32,9 +32,10 @@ const (
 type Reason struct {
 	Code ReasonCode
 	// Key is the access key that the reason rests on, nil for none, and Grant the
-	// id of the grant, "" for none.
-	Key   *KeyState
-	Grant string
+	// id of the grant, "" for none; or of the entitlement that is held through
+	// Group, "" for a grant.
+	Key          *KeyState
+	Grant, Group string
 	// Entry is the entry that granted, of the key's scopes or of the grant, nil
 	// for none; Index its place in the list, from 0, and Permission the action
 	// that it permits.
@@ -154,7 +155,7 @@ func (d *Decision) reasonGrants(q scopes.Question) {
 	for _, g := range d.covering {
 		entries := g.Set.Entries(q.Type)
 		for i := range g.Set.Decide(q).Granting {
-			d.Reasons = append(d.Reasons, Reason{Code: GrantPermits, Grant: g.ID, Entry: &entries[i], Index: i, Permission: q.Action})
+			d.Reasons = append(d.Reasons, Reason{Code: GrantPermits, Grant: g.ID, Group: g.Group, Entry: &entries[i], Index: i, Permission: q.Action})
 		}
 	}
 }
@@ -162,7 +163,11 @@ func (d *Decision) reasonGrants(q scopes.Question) {
 // policyGrants are the covering grants as policies see them.
 func (d *Decision) policyGrants() []policies.Grant {
 	for _, g := range d.covering {
-		d.granted = append(d.granted, policies.Grant{ID: g.ID, Reason: g.Reason, NotBefore: g.NotBefore, ExpiresAt: g.ExpiresAt})
+		grant := policies.Grant{ID: g.ID, Reason: g.Reason, NotBefore: g.NotBefore, ExpiresAt: g.ExpiresAt}
+		if g.Group != "" {
+			grant.Entitlement = g.ID
+		}
+		d.granted = append(d.granted, grant)
 	}
 	return d.granted
 }

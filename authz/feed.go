@@ -28,9 +28,13 @@ type FeedRecord interface {
 	// FullKeys returns the first of those that come after the given one, in the
 	// order in which they were made; none at the end.
 	FullKeys(ctx context.Context, customer string, after Key, now latchkey.Instant) ([]FullKey, error)
-	// FullSubjects does so with the subjects, access keys apart, that hold a grant
-	// which has not ended at now, in the order of type and id.
+	// FullSubjects does so with the subjects, access keys and persons apart, that
+	// hold a grant which has not ended at now, in the order of type and id.
 	FullSubjects(ctx context.Context, customer string, after EntityRef, now latchkey.Instant) ([]FullSubject, error)
+	// FullPersons does so with active persons, in the order of their ids: each has
+	// as many entries as it has names, one after the other, the id first. It also
+	// returns the id of the last one that it read, "" at the end.
+	FullPersons(ctx context.Context, customer, after string, now latchkey.Instant) (list []FullSubject, last string, err error)
 	RootSecret(ctx context.Context) (KeySecret, bool, error)
 	// KeyOfKid finds whose secret it is.
 	KeyOfKid(ctx context.Context, customer string, kid Kid) (KeyID, bool, error)
@@ -38,9 +42,14 @@ type FeedRecord interface {
 	// Grant returns one, NotFound without it.
 	Grant(ctx context.Context, customer, id string) (GrantRecord, error)
 	Grants(ctx context.Context, q GrantQuery) ([]GrantRecord, error)
-	// SubjectGrants returns those of a subject that have not ended at now, by id,
-	// as of a sequence number; revoked ones have, whatever the time.
-	SubjectGrants(ctx context.Context, customer string, subject EntityRef, now latchkey.Instant) ([]GrantRecord, int64, error)
+	// Held returns what a subject holds that has not ended at now, as of a sequence
+	// number; revoked grants have, whatever the time.
+	Held(ctx context.Context, customer string, subject EntityRef, now latchkey.Instant) (Held, int64, error)
+	// PersonNamed finds the person of an id, else of a username, else of an e-mail
+	// address in lower case, active or not.
+	PersonNamed(ctx context.Context, customer, name string) (Person, bool, error)
+	// Entitled returns the customers of which groups give entitlements.
+	Entitled(ctx context.Context) ([]string, error)
 	// EachGrant goes over all that have not ended at now, those of one subject
 	// one after the other.
 	EachGrant(ctx context.Context, now latchkey.Instant, do func(GrantRecord) error) error
@@ -53,6 +62,8 @@ type GrantTx interface {
 	SubjectGrants(ctx context.Context, subject EntityRef, now latchkey.Instant) ([]GrantRecord, error)
 	// CountLiveGrants counts them.
 	CountLiveGrants(ctx context.Context, subject EntityRef, now latchkey.Instant) (int, error)
+	// PersonNamed is FeedRecord's.
+	PersonNamed(ctx context.Context, name string) (Person, bool, error)
 	InsertGrant(ctx context.Context, g GrantRecord) error
 	RevokeGrant(ctx context.Context, g GrantRecord, at latchkey.Instant) error
 }
@@ -90,11 +101,10 @@ type FullKey struct {
 	AsOf    int64 // sequence number as of which it is so
 }
 
-// FullSubject is a subject that is not an access key, with its grants that have
-// not ended.
+// FullSubject is a subject that is not an access key, with what it holds.
 type FullSubject struct {
 	Subject SubjectRecord
 	Stored  bool // there are properties, be they {}
-	Grants  []GrantRecord
-	AsOf    int64 // sequence number as of which it is so
+	Held
+	AsOf int64 // sequence number as of which it is so
 }

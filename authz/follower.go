@@ -672,7 +672,11 @@ func (f *Follower) know(customer *Customer, k *FullKey) error {
 // expectGrants finds out whether there may be grants of other subjects than keys.
 func (f *Follower) expectGrants(ctx context.Context, customer *Customer) error {
 	list, err := f.cfg.Record.Grants(ctx, GrantQuery{Customer: customer.ID, Status: GrantAll, Now: f.cfg.Now(), Limit: 1})
-	if len(list) > 0 {
+	if err != nil {
+		return err
+	}
+	entitled, err := f.cfg.Record.Entitled(ctx)
+	if len(list) > 0 || slices.Contains(entitled, customer.ID) {
 		customer.ExpectGrants()
 	}
 	return err

@@ -10,12 +10,15 @@ import (
 	"github.com/latchkey-dev/latchkey/scopes"
 )
 
-// Grant is a right that a subject holds for a while, on application resources.
-// It holds from NotBefore on until ExpiresAt, and not at that instant any more;
+// Grant is a right that a subject holds for a while, on application resources,
+// or, as an entitlement of a group, for as long as it is in the group. It holds from NotBefore on until ExpiresAt, and not at that instant any more;
 // from the moment that a process learns that it was revoked, not there, whatever
 // the clocks say. Immutable.
 type Grant struct {
-	ID        string
+	ID string
+	// Group is the one through which an entitlement is held, whose id ID is then;
+	// "" for a grant.
+	Group     string
 	Set       *scopes.Set // entries on application types
 	Reason    string
 	NotBefore latchkey.Instant
@@ -26,12 +29,17 @@ type Grant struct {
 func (g *Grant) Live(now latchkey.Instant) bool { return now >= g.NotBefore && now < g.ExpiresAt }
 
 // Grants are those of one subject that had neither ended nor been revoked when
-// they were read, in the order of their ids. Immutable; a nil one is empty.
+// they were read, in the order of their ids, and after them entitlements, in the
+// order of theirs. Immutable; a nil one is empty.
 type Grants struct {
 	// Version is the sequence number as of which they are so.
 	Version int64
-	List    []Grant
+	// Person is the id of the person whose they are, "" for any other subject.
+	Person string
+	List   []Grant
 }
+
+func (g *Grants) isPerson() bool { return g != nil && g.Person != "" }
 
 // GrantSource finds the grants of subjects that are not access keys; nil where
 // there are none. An error says that nobody can tell now, and denies. It is safe
@@ -97,8 +105,26 @@ func NewGrants(p *scopes.Parser, list []feed.GrantBody, version int64) (*Grants,
 	return grants, nil
 }
 
+// NewHeld makes what a subject's record says that it holds.
+func NewHeld(p *scopes.Parser, body *feed.SubjectBody, version int64) (*Grants, error) {
+	grants, err := NewGrants(p, body.Grants, version)
+	if err != nil {
+		return nil, err
+	}
+	grants.Person = body.Person
+	for i := range body.Entitlements {
+		b := &body.Entitlements[i]
+		set, err := p.LoadEntries(b.Entries)
+		if err != nil {
+			return nil, fmt.Errorf("entries of entitlement %s: %w", b.ID, err)
+		}
+		grants.List = append(grants.List, Grant{ID: b.ID, Group: b.Group, Set: set, Reason: b.Reason, ExpiresAt: latchkey.Never})
+	}
+	return grants, nil
+}
+
 // LoadGrants gives the keys of a table what is granted to them, and notes of
-// which customers other subjects hold grants. What it reads may be newer than it
+// which customers other subjects hold grants or entitlements. What it reads may be newer than it
 // says, never older.
 func LoadGrants(ctx context.Context, record FeedRecord, table KeyTable, p *scopes.Parser, now latchkey.Instant) error {
 	positions, err := record.Positions(ctx) // first: what is read later holds at least as of then
@@ -141,6 +167,15 @@ func LoadGrants(ctx context.Context, record FeedRecord, table KeyTable, p *scope
 	})
 	if err != nil {
 		return err
+	}
+	entitled, err := record.Entitled(ctx)
+	if err != nil {
+		return err
+	}
+	for _, id := range entitled {
+		if c := table.Customer(id); c != nil {
+			c.ExpectGrants()
+		}
 	}
 	return flush()
 }

@@ -9,6 +9,7 @@ import (
 
 	"github.com/latchkey-dev/latchkey"
 	"github.com/latchkey-dev/latchkey/audit"
+	"github.com/latchkey-dev/latchkey/feed"
 	"github.com/latchkey-dev/latchkey/scopes"
 )
 
@@ -123,7 +124,9 @@ type KeyPersonsTx interface {
 }
 
 // Create makes a grant. An access key that it is for must be one of the
-// customer's that is in force; MaxGrants a subject are a Conflict.
+// customer's that is in force, and a person active: a subject of type user is the
+// person of that id, username or e-mail address, where there is one. MaxGrants a
+// subject are a Conflict.
 func (g *Granter) Create(ctx context.Context, call Call, in NewGrant) (GrantRecord, error) {
 	if err := g.May(&call.Caller); err != nil {
 		return GrantRecord{}, err
@@ -145,13 +148,20 @@ func (g *Granter) Create(ctx context.Context, call Call, in NewGrant) (GrantReco
 		Author: audit.Actor{Type: actor.Type, ID: actor.ID},
 	}
 	err := g.change(ctx, call, func() any { return made }, func(tx Tx) (EntityRef, audit.Draft, error) {
-		if err := NotToOneselfIn(ctx, tx, &call.Caller, made.Subject); err != nil {
-			return made.Subject, audit.Draft{}, err
-		}
-		if made.Subject.Type == SubjectAccessKey {
+		made.Subject = in.Subject
+		switch made.Subject.Type {
+		case SubjectAccessKey:
 			if err := g.inForce(ctx, tx, made.Subject.ID, named, call.Now); err != nil {
 				return made.Subject, audit.Draft{}, err
 			}
+		case SubjectUser:
+			var err error
+			if made.Subject, err = grantee(ctx, tx, &call.Caller, in.Subject); err != nil {
+				return made.Subject, audit.Draft{}, err
+			}
+		}
+		if err := NotToOneselfIn(ctx, tx, &call.Caller, made.Subject); err != nil {
+			return made.Subject, audit.Draft{}, err
 		}
 		n, err := tx.CountLiveGrants(ctx, made.Subject, call.Now)
 		if err != nil {
@@ -222,6 +232,20 @@ func (g *Granter) inForce(ctx context.Context, tx Tx, id, named string, now latc
 	return nil
 }
 
+// grantee is the person that a subject of type user names, where there is one; it
+// must be active, or the grant would wait for its return. What the caller's own
+// name stands for is known only here.
+func grantee(ctx context.Context, tx Tx, c *Caller, named EntityRef) (EntityRef, error) {
+	person, found, err := tx.PersonNamed(ctx, named.ID)
+	switch {
+	case err != nil || !found:
+		return named, err
+	case !person.Active:
+		return named, latchkey.Errorf(latchkey.Conflict, "person_inactive", "the person is not active, and holds nothing")
+	}
+	return person.Ref(), NotToOneself(c, person.Ref())
+}
+
 // Get returns one grant.
 func (g *Granter) Get(ctx context.Context, call Call, id string) (GrantRecord, error) {
 	if err := g.May(&call.Caller); err != nil {
@@ -234,7 +258,8 @@ func (g *Granter) Get(ctx context.Context, call Call, id string) (GrantRecord, e
 }
 
 // List returns a page of grants, newest first. An access key may be named by a
-// handle; a name that is no key's finds nothing.
+// handle; a name that is no key's finds nothing. A person may be named as in a
+// decision.
 func (g *Granter) List(ctx context.Context, call Call, q GrantQuery) ([]GrantRecord, error) {
 	if err := g.May(&call.Caller); err != nil {
 		return nil, err
@@ -249,6 +274,15 @@ func (g *Granter) List(ctx context.Context, call Call, q GrantQuery) ([]GrantRec
 			return nil, err
 		}
 		q.Subject.ID = id
+	}
+	if q.Subject.Type == SubjectUser && q.Subject.ID != "" {
+		person, found, err := g.cfg.Record.PersonNamed(ctx, q.Customer, q.Subject.ID)
+		if err != nil {
+			return nil, err
+		}
+		if found {
+			q.Subject = person.Ref()
+		}
 	}
 	return g.cfg.Record.Grants(ctx, q)
 }
@@ -290,11 +324,14 @@ func (g *Granter) change(ctx context.Context, call Call, reply func() any, do fu
 		if subject, draft, err = do(tx); err != nil {
 			return draft, err
 		}
-		list, err := tx.SubjectGrants(ctx, subject, call.Now)
-		if err != nil {
-			return draft, err
+		var bodies []feed.GrantBody
+		if subject.Type == SubjectAccessKey { // of others it needs no more than the number
+			list, err := tx.SubjectGrants(ctx, subject, call.Now)
+			if err != nil {
+				return draft, err
+			}
+			bodies, _ = GrantBodies(list)
 		}
-		bodies, _ := GrantBodies(list)
 		grants, err = NewGrants(g.cfg.Parser, bodies, tx.Seq())
 		return draft, err
 	})

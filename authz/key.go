@@ -222,8 +222,8 @@ type Customer struct {
 	turns    turns
 }
 
-// ExpectGrants says that subjects other than access keys may hold grants of the
-// customer. Until it is called they are not looked up.
+// ExpectGrants says that subjects other than access keys may hold grants or
+// entitlements of the customer. Until it is called they are not looked up.
 func (c *Customer) ExpectGrants() { c.granted.Store(true) }
 
 // Deleted reports whether the customer has ended, its keys with it. A nil

@@ -254,12 +254,29 @@ func (p *PDP) answer(d *Decision, c *Customer, q *Request, now latchkey.Instant,
 	return nil
 }
 
-// grants finds those of a subject that is not an access key.
+// grants finds those of a subject that is not an access key. One of type user is
+// the person of that id or username, else the one of the address in
+// properties.email, where such a person is; an address is none of another type's,
+// nor of a name that is a person's, active or not.
 func (p *PDP) grants(c *Customer, q *Request) (*Grants, error) {
 	if p.cfg.Grants == nil || !c.granted.Load() {
 		return nil, nil
 	}
-	return p.cfg.Grants.Grants(c, q.Subject.Type, q.Subject.ID)
+	named, err := p.cfg.Grants.Grants(c, q.Subject.Type, q.Subject.ID)
+	if err != nil || q.Subject.Type != SubjectUser || named.isPerson() {
+		return named, err
+	}
+	email, ok := FoldEmail(q.Subject.Properties.Get("email").Text())
+	if !ok {
+		return named, nil
+	}
+	switch reached, err := p.cfg.Grants.Grants(c, SubjectUser, email); {
+	case err != nil:
+		return nil, err
+	case reached.isPerson():
+		return reached, nil
+	}
+	return named, nil
 }
 
 // ceiling reports whether the key's scopes permit the question, or grants cover

@@ -73,7 +73,8 @@ type DirectoryRecord interface {
 	ResourceTypes(ctx context.Context, q EntityQuery) ([]ResourceType, error)
 
 	// SubjectIDs and ResourceIDs return ids that come after the given one, of
-	// subjects also those that hold a grant that has not ended at now.
+	// subjects also those that hold a grant that has not ended at now, and of type
+	// user the active persons.
 	SubjectIDs(ctx context.Context, customer, typ, after string, now latchkey.Instant, limit int) ([]string, error)
 	ResourceIDs(ctx context.Context, customer, typ, after string, limit int) ([]string, error)
 	ActiveKeyIDs(ctx context.Context, q KeyCandidates) ([]string, error)

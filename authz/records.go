@@ -118,22 +118,29 @@ func (m *RecordMaker) subject(ctx context.Context, at Position, r *feed.Record, 
 		return nil, nil
 	}
 	ref := EntityRef{Type: r.Ref.Type, ID: r.Ref.ID}
-	var grants []GrantRecord
+	var held Held
 	if ref.Type != SubjectAccessKey { // whose are in the key's own record, which is what a change to them touches
 		var err error
-		if grants, _, err = m.Record.SubjectGrants(ctx, at.Chain, ref, now); err != nil {
+		if held, _, err = m.Record.Held(ctx, at.Chain, ref, now); err != nil {
 			return nil, err
 		}
 	}
 	stored, found, err := m.Record.Subject(ctx, at.Chain, ref)
-	if err != nil || !found && len(grants) == 0 {
+	if err != nil || !found && held.Person == "" && len(held.Grants) == 0 {
 		return nil, err
 	}
-	body := &feed.SubjectBody{Properties: stored.Properties}
-	if body.Grants, r.Until = GrantBodies(grants); found {
-		r.Until = latchkey.Never // properties do not end on their own
+	return subjectBody(r, &held, stored.Properties, found), nil
+}
+
+// subjectBody writes down what a subject holds and, where they are stored, its
+// properties, and in r when all of that ends.
+func subjectBody(r *feed.Record, held *Held, properties string, stored bool) *feed.SubjectBody {
+	body, until := held.Body()
+	if stored {
+		until = latchkey.Never // properties do not end on their own
 	}
-	return body, nil
+	body.Properties, r.Until = properties, until
+	return &body
 }
 
 // SubjectRecordOf is RecordOf for a subject.
@@ -141,11 +148,7 @@ func (m *RecordMaker) SubjectRecordOf(at Position, s *FullSubject) (*feed.Record
 	r := &feed.Record{Customer: at.Chain, Ref: feed.Ref{Kind: feed.Subject, Type: s.Subject.Type, ID: s.Subject.ID}, Version: at.Seq, Epoch: m.Epoch}
 	var body any
 	if at.DeletedAt == latchkey.Never {
-		b := &feed.SubjectBody{Properties: s.Subject.Properties}
-		if b.Grants, r.Until = GrantBodies(s.Grants); s.Stored {
-			r.Until = latchkey.Never
-		}
-		body = b
+		body = subjectBody(r, &s.Held, s.Subject.Properties, s.Stored)
 	}
 	var err error
 	if r.Body, err = json.Marshal(body); err != nil {

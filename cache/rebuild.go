@@ -19,8 +19,8 @@ type Rebuilt struct {
 	Refused                   int64 // records of which newer ones are there
 }
 
-// Rebuild gives Redis the active keys, and the subjects that hold grants, of a
-// customer, or of all where it is "". The memory that it takes does not grow with
+// Rebuild gives Redis the active keys, the subjects that hold grants, and the
+// active persons by each of their names, of a customer, or of all where it is "". The memory that it takes does not grow with
 // their number. It may run beside servers that publish.
 func (r *Relay) Rebuild(ctx context.Context, customer string) (Rebuilt, error) {
 	positions, err := r.cfg.Record.Positions(ctx)
@@ -116,6 +116,20 @@ func (b *rebuild) read(ctx context.Context, work *errgroup.Group, customer strin
 			break
 		}
 		after = page[len(page)-1].Subject.EntityRef
+		work.Go(func() error {
+			return b.put(ctx, at, now, &b.subjects, len(page), func(i int) (*feed.Record, error) { return b.maker.SubjectRecordOf(at, &page[i]) })
+		})
+	}
+	for after := ""; ctx.Err() == nil; {
+		at, now, err := b.position(ctx, customer)
+		if err != nil {
+			return err
+		}
+		page, last, err := b.cfg.Record.FullPersons(ctx, customer, after, now)
+		if err != nil || last == "" {
+			return err
+		}
+		after = last
 		work.Go(func() error {
 			return b.put(ctx, at, now, &b.subjects, len(page), func(i int) (*feed.Record, error) { return b.maker.SubjectRecordOf(at, &page[i]) })
 		})

@@ -35,13 +35,17 @@ func DecodeSubject(p *scopes.Parser, rec *feed.Record) (value any, size int, err
 		}
 	}
 	s := &Subject{}
-	if s.Grants, err = authz.NewGrants(p, body.Grants, rec.Version); err != nil {
+	if s.Grants, err = authz.NewHeld(p, &body, rec.Version); err != nil {
 		return nil, 0, err
 	}
 	size = subjectOverhead
 	for i := range body.Grants {
 		g := &body.Grants[i]
 		size += grantOverhead + len(g.ID) + len(g.Reason) + 2*len(g.Entries) // their set
+	}
+	for i := range body.Entitlements {
+		e := &body.Entitlements[i]
+		size += grantOverhead + len(e.ID) + len(e.Group) + len(e.Reason) + 2*len(e.Entries)
 	}
 	if body.Properties != "" && body.Properties != "{}" {
 		if s.Properties, err = policies.NewProperties(body.Properties); err != nil {
@@ -124,7 +128,7 @@ func (s *Subjects) Reach(ctx context.Context, customer string, seq int64) {
 	}
 }
 
-// SubjectSource reads subjects' grants from the database, which is the last
+// SubjectSource reads what subjects hold from the database, which is the last
 // source of all. The properties of subjects are not among what it reads.
 type SubjectSource struct {
 	Record authz.FeedRecord
@@ -137,13 +141,13 @@ func (s *SubjectSource) Fetch(ctx context.Context, customer string, ref feed.Ref
 	if ref.Kind != feed.Subject {
 		return nil, ErrMiss
 	}
-	list, asOf, err := s.Record.SubjectGrants(ctx, customer, authz.EntityRef{Type: ref.Type, ID: ref.ID}, s.Now())
+	held, asOf, err := s.Record.Held(ctx, customer, authz.EntityRef{Type: ref.Type, ID: ref.ID}, s.Now())
 	if err != nil {
 		return nil, err
 	}
 	rec := &feed.Record{Customer: customer, Ref: ref, Version: asOf, Epoch: s.Epoch}
 	var body feed.SubjectBody
-	body.Grants, rec.Until = authz.GrantBodies(list)
+	body, rec.Until = held.Body()
 	rec.Body, err = json.Marshal(&body)
 	return rec, err
 }

@@ -54,9 +54,9 @@ func (f flaky) Changes(ctx context.Context, chain string, after int64, limit int
 	return f.Record.Changes(ctx, chain, after, limit)
 }
 
-func (f flaky) SubjectGrants(ctx context.Context, customer string, subject authz.EntityRef, now latchkey.Instant) ([]authz.GrantRecord, int64, error) {
+func (f flaky) Held(ctx context.Context, customer string, subject authz.EntityRef, now latchkey.Instant) (authz.Held, int64, error) {
 	f.g.fetches.Add(1)
-	return f.Record.SubjectGrants(ctx, customer, subject, now)
+	return f.Record.Held(ctx, customer, subject, now)
 }
 
 const epoch = 7

@@ -57,10 +57,21 @@ type GrantBody struct {
 	RevokedAt latchkey.Instant `json:"revoked_at"`
 }
 
-// SubjectBody is what is stored of a subject that is not an access key.
+// EntitlementBody is an entitlement that a person holds through a group.
+type EntitlementBody struct {
+	ID      string `json:"id"`
+	Group   string `json:"group"`   // id
+	Entries string `json:"entries"` // canonical JSON object: resource type → entries
+	Reason  string `json:"reason,omitempty"`
+}
+
+// SubjectBody is what is stored of a subject that is not an access key, and what
+// it holds: of a subject of type user the person's that has the name, if any has.
 type SubjectBody struct {
-	Properties string      `json:"properties,omitempty"` // JSON object; "" is {}
-	Grants     []GrantBody `json:"grants,omitempty"`
+	Properties   string            `json:"properties,omitempty"` // JSON object; "" is {}
+	Person       string            `json:"person,omitempty"`     // id; "" where the subject is no person
+	Grants       []GrantBody       `json:"grants,omitempty"`
+	Entitlements []EntitlementBody `json:"entitlements,omitempty"`
 }
 
 // ResourceBody is what is stored of a resource.

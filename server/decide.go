@@ -297,8 +297,14 @@ func appendReason(b []byte, r *authz.Reason) []byte {
 		b = append(r.Key.ID.AppendText(b), '"')
 	}
 	if r.Grant != "" {
-		b = append(append(b, `,"source":"grant","id":"`...), r.Grant...) // a UUID
-		b = append(b, '"')
+		source := `,"source":"grant","id":"`
+		if r.Group != "" {
+			source = `,"source":"entitlement","id":"`
+		}
+		b = append(append(append(b, source...), r.Grant...), '"') // a UUID
+		if r.Group != "" {
+			b = append(append(append(b, `,"group":"`...), r.Group...), '"')
+		}
 	}
 	if r.Policy != "" {
 		b = append(append(b, `,"source":"policy","id":"`...), r.Policy...)
@@ -400,8 +406,11 @@ func appendExplanation(b []byte, e *authz.Explanation, q *authz.Request, d *auth
 		if i > 0 {
 			b = append(b, ',')
 		}
-		b = append(append(b, `{"id":"`...), t.Grant.ID...)
-		b = strictjson.AppendString(append(b, `","reason":`...), t.Grant.Reason)
+		b = append(append(append(b, `{"id":"`...), t.Grant.ID...), '"')
+		if t.Grant.Group != "" {
+			b = append(append(append(b, `,"group":"`...), t.Grant.Group...), '"')
+		}
+		b = strictjson.AppendString(append(b, `,"reason":`...), t.Grant.Reason)
 		b = appendInstant(append(b, `,"not_before":`...), t.Grant.NotBefore)
 		b = appendInstant(append(b, `,"expires_at":`...), t.Grant.ExpiresAt)
 		b = appendStrings(append(b, `,"types":`...), t.Grant.Set.Types())

@@ -310,8 +310,8 @@ func record(t *testing.T, db *store.DB) map[string]any {
 		add("resource ids "+name, ids, err)
 		grant, err := db.Grant(ctx, authz.DefaultCustomer, id("grant "+name).String())
 		add("grant "+name, grant, err)
-		grants, asOf, err := db.SubjectGrants(ctx, authz.DefaultCustomer, authz.EntityRef{Type: "user", ID: name}, start+1)
-		add(fmt.Sprint("grants of ", name, asOf), grants, err)
+		held, asOf, err := db.Held(ctx, authz.DefaultCustomer, authz.EntityRef{Type: "user", ID: name}, start+1)
+		add(fmt.Sprint("held by ", name, asOf), held, err)
 		reply, found, err := db.Reply(ctx, sha256.Sum256([]byte("key "+name)), start+1010)
 		add(fmt.Sprint("reply ", name, found), reply, err)
 	}

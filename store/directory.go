@@ -142,9 +142,14 @@ func listed[T any](rows *sql.Rows, err error, scan func(scanner) (T, error), wha
 
 // SubjectIDs implements authz.DirectoryRecord.
 func (db *DB) SubjectIDs(ctx context.Context, customer, typ, after string, now latchkey.Instant, limit int) ([]string, error) {
+	persons := ``
+	if typ == authz.SubjectUser {
+		persons = `UNION SELECT id FROM persons WHERE customer_id = $1 AND id > $3 AND active <> 0`
+	}
+	//nolint:gosec // what is put together is written above
 	rows, err := db.read.QueryContext(ctx, `SELECT id FROM subjects WHERE customer_id = $1 AND type = $2 AND id > $3
 		UNION SELECT subject_id AS id FROM grants WHERE customer_id = $1 AND subject_type = $2 AND subject_id > $3 AND expires_at > $4 AND revoked_at = $5
-		ORDER BY id LIMIT $6`, customer, typ, after, int64(now), int64(latchkey.Never), limit)
+		`+persons+` ORDER BY id LIMIT $6`, customer, typ, after, int64(now), int64(latchkey.Never), limit)
 	return listed(rows, err, scanText, "subjects")
 }
 

@@ -97,7 +97,8 @@ func TestFeed_TellsWhatEachChangeTouchedWithoutAGap(t *testing.T) {
 		if got, err := db.Changes(ctx, authz.DefaultCustomer, 0, 10); err != nil || len(got) != 0 {
 			t.Errorf("after a gap: %v, %v", got, err)
 		}
-		list, asOf, err := db.SubjectGrants(ctx, authz.DefaultCustomer, alice, start)
+		held, asOf, err := db.Held(ctx, authz.DefaultCustomer, alice, start)
+		list := held.Grants
 		if err != nil || asOf != 4 || len(list) != 1 || list[0].ID != "g1" || list[0].Version != 2 {
 			t.Errorf("%+v as of %d, %v", list, asOf, err)
 		}

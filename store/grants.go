@@ -94,15 +94,6 @@ func subjectGrants(ctx context.Context, q rows, customer string, subject authz.E
 	return list, nil
 }
 
-// SubjectGrants implements authz.Record.
-func (db *DB) SubjectGrants(ctx context.Context, customer string, subject authz.EntityRef, now latchkey.Instant) (list []authz.GrantRecord, asOf int64, err error) {
-	if asOf, err = db.position(ctx, customer); err != nil {
-		return nil, 0, err
-	}
-	list, err = subjectGrants(ctx, db.read, customer, subject, now)
-	return list, asOf, err
-}
-
 // EachGrant implements authz.Record.
 func (db *DB) EachGrant(ctx context.Context, now latchkey.Instant, do func(authz.GrantRecord) error) error {
 	found, err := db.read.QueryContext(ctx, `SELECT `+grantColumns+` FROM grants WHERE expires_at > $1 AND revoked_at = $2
@@ -142,7 +133,9 @@ func (t *tx) CountLiveGrants(ctx context.Context, subject authz.EntityRef, now l
 }
 
 func (t *tx) InsertGrant(ctx context.Context, g authz.GrantRecord) error {
-	t.touchGrant(g.Subject)
+	if err := t.touchGrant(ctx, g.Subject); err != nil {
+		return err
+	}
 	entitlements, claims := "[]", "{}"
 	if len(g.Entitlements) > 0 {
 		text, err := json.Marshal(g.Entitlements)
@@ -165,7 +158,9 @@ func (t *tx) InsertGrant(ctx context.Context, g authz.GrantRecord) error {
 }
 
 func (t *tx) RevokeGrant(ctx context.Context, g authz.GrantRecord, at latchkey.Instant) error {
-	t.touchGrant(g.Subject)
+	if err := t.touchGrant(ctx, g.Subject); err != nil {
+		return err
+	}
 	_, err := t.ExecContext(ctx, `UPDATE grants SET revoked_at = $2, version = $3 WHERE id = $1`, g.ID, int64(at), t.seq)
 	if err != nil {
 		return fmt.Errorf("revoke grant %s: %w", g.ID, err)
@@ -173,11 +168,16 @@ func (t *tx) RevokeGrant(ctx context.Context, g authz.GrantRecord, at latchkey.I
 	return nil
 }
 
-// touchGrant: the grants of an access key are part of the key's record.
-func (t *tx) touchGrant(subject authz.EntityRef) {
-	if subject.Type == authz.SubjectAccessKey {
+// touchGrant: the grants of an access key are part of the key's record, those of
+// a person of the records of all its names.
+func (t *tx) touchGrant(ctx context.Context, subject authz.EntityRef) error {
+	switch subject.Type {
+	case authz.SubjectAccessKey:
 		t.touch(feed.Ref{Kind: feed.Key, ID: subject.ID}, "")
-		return
+	case authz.SubjectUser:
+		return t.touchHolder(ctx, subject.ID)
+	default:
+		t.touch(feed.Ref{Kind: feed.Subject, Type: subject.Type, ID: subject.ID}, authz.GrantsTouched)
 	}
-	t.touch(feed.Ref{Kind: feed.Subject, Type: subject.Type, ID: subject.ID}, authz.GrantsTouched)
+	return nil
 }

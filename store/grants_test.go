@@ -59,8 +59,8 @@ func TestGrants_EndAtTheirEndAndWhenTheyAreRevoked(t *testing.T) {
 				slices.Sort(ids)
 				return fmt.Sprint(ids)
 			}
-			list, _, err := db.SubjectGrants(ctx, authz.DefaultCustomer, alice, tt.now)
-			if got := names(list, err); got != tt.live {
+			held, _, err := db.Held(ctx, authz.DefaultCustomer, alice, tt.now)
+			if got := names(held.Grants, err); got != tt.live {
 				t.Errorf("at %d: %s", tt.now-start, got)
 			}
 			var each []authz.GrantRecord

@@ -329,7 +329,10 @@ func (db *DB) fullSubjects(ctx context.Context, customer string, after authz.Ent
 	found, err := db.read.QueryContext(ctx, `SELECT `+grantsOf+`, s.properties FROM grants g
 		LEFT JOIN subjects s ON s.customer_id = g.customer_id AND s.type = g.subject_type AND s.id = g.subject_id
 		WHERE g.customer_id = $1 AND (g.subject_type, g.subject_id) > ($2, $3) AND g.subject_type <> $4 AND g.expires_at > $5 AND g.revoked_at > $5
-		ORDER BY g.subject_type, g.subject_id, g.id LIMIT $6`, customer, after.Type, after.ID, authz.SubjectAccessKey, int64(now), grantsPerRead)
+		AND NOT (g.subject_type = $7 AND (EXISTS (SELECT 1 FROM persons p WHERE p.customer_id = $1 AND p.id = g.subject_id)
+			OR EXISTS (SELECT 1 FROM persons p WHERE p.customer_id = $1 AND p.username = g.subject_id)
+			OR EXISTS (SELECT 1 FROM persons p WHERE p.customer_id = $1 AND p.email = g.subject_id AND p.email <> '')))
+		ORDER BY g.subject_type, g.subject_id, g.id LIMIT $6`, customer, after.Type, after.ID, authz.SubjectAccessKey, int64(now), grantsPerRead, authz.SubjectUser)
 	if err != nil {
 		return nil, err
 	}
