@@ -1,6 +1,7 @@
 package access
 
 import (
+	"errors"
 	"fmt"
 	"math"
 	"slices"
@@ -46,14 +47,6 @@ func readObject(v strictjson.Value, at string, faults *[]latchkey.Fault, known .
 		r.members[name] = m
 	}
 	return r
-}
-
-// invalid is nil when nothing was wrong.
-func invalid(faults []latchkey.Fault) error {
-	if len(faults) == 0 {
-		return nil
-	}
-	return latchkey.InvalidFaults(faults...)
 }
 
 // fault notes one at a member, or with "" at the object.
@@ -104,13 +97,15 @@ func (r reader) require(members ...string) {
 
 // text reads one line of at most most characters.
 func (r reader) text(member string, most int) string {
-	return r.checkedText(member, most, unicode.IsControl)
+	return r.checkedText(member, most, notPrintable)
 }
 
 // prose reads lines of at most most characters.
 func (r reader) prose(member string, most int) string {
 	return r.checkedText(member, most, func(c rune) bool { return unicode.IsControl(c) && c != '\n' && c != '\r' && c != '\t' })
 }
+
+func notPrintable(c rune) bool { return unicode.IsControl(c) }
 
 func (r reader) checkedText(member string, most int, bad func(rune) bool) string {
 	if !r.is(member, strictjson.String) {
@@ -175,19 +170,31 @@ func oneOf[W ~string](r reader, member string, words ...W) W {
 	if !r.is(member, strictjson.String) {
 		return words[0]
 	}
-	return wordOf(r, member, r.members[member].Text(), words)
+	i := slices.Index(words, W(r.members[member].Text()))
+	if i < 0 {
+		r.fault(member, "invalid_value", "want one of "+join(words))
+		return words[0]
+	}
+	return words[i]
 }
 
-func wordOf[W ~string](r reader, member, text string, words []W) W {
-	var all []string
-	for _, w := range words {
-		if string(w) == text {
-			return w
+func join[W ~string](words []W) string {
+	var b strings.Builder
+	for i, w := range words {
+		if i > 0 {
+			b.WriteString(", ")
 		}
-		all = append(all, string(w))
+		b.WriteString(string(w))
 	}
-	r.fault(member, "invalid_value", "want one of "+strings.Join(all, ", "))
-	return words[0]
+	return b.String()
+}
+
+// detail is what is wrong, for people.
+func detail(err error) string {
+	if e, ok := errors.AsType[*latchkey.Error](err); ok {
+		return e.Public
+	}
+	return "it cannot be read"
 }
 
 // id reads a UUID in its one spelling.
@@ -247,7 +254,7 @@ func (r reader) ids(member string, most int) (list []string) {
 // texts reads distinct lines that are not empty.
 func (r reader) texts(member string, most, length int) (list []string) {
 	r.elements(member, most, func(in reader, index string, v strictjson.Value) {
-		text, fault := checkText(v.Text(), length, unicode.IsControl)
+		text, fault := checkText(v.Text(), length, notPrintable)
 		switch {
 		case v.Kind() != strictjson.String:
 			in.fault(index, "wrong_type", "want a string, got "+v.Kind().String())

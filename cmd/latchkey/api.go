@@ -12,6 +12,8 @@ import (
 	"strings"
 	"text/tabwriter"
 	"time"
+	"unicode"
+	"unicode/utf16"
 
 	"github.com/tidwall/gjson"
 
@@ -93,7 +95,7 @@ func (r *refusal) Error() string {
 		}
 		lines = append(lines, fmt.Sprintf("  %s: %s (%s)", at, f.Detail, f.Code))
 	}
-	return strings.Join(lines, "\n")
+	return printableText(strings.Join(lines, "\n"))
 }
 
 // problem makes an error of a problem document.
@@ -116,8 +118,61 @@ func printJSON(out io.Writer, reply gjson.Result) error {
 	if err := json.Indent(&b, []byte(reply.Raw), "", "  "); err != nil {
 		return err
 	}
-	_, err := fmt.Fprintln(out, b.String())
+	_, err := fmt.Fprintln(out, printableText(b.String()))
 	return err
+}
+
+// printable shows what others have written on a terminal: whatever would move the
+// cursor, colour or hide text, begin a line or turn its direction is shown as it is
+// written in JSON.
+func printable(text string) string {
+	if !strings.ContainsFunc(text, unprintable) {
+		return text
+	}
+	var b strings.Builder
+	for _, c := range text {
+		if unprintable(c) {
+			escapeRune(&b, c)
+		} else {
+			b.WriteRune(c)
+		}
+	}
+	return b.String()
+}
+
+// printableText is printable for lines, which it leaves as they are, and tabs. In
+// JSON, indented, what it changes can only stand in strings, where it means the
+// same.
+func printableText(text string) string {
+	var b strings.Builder
+	for part := range strings.SplitAfterSeq(text, "\n") {
+		line, ended := strings.CutSuffix(part, "\n")
+		for i, cell := range strings.Split(line, "\t") {
+			if i > 0 {
+				b.WriteByte('\t')
+			}
+			b.WriteString(printable(cell))
+		}
+		if ended {
+			b.WriteByte('\n')
+		}
+	}
+	return b.String()
+}
+
+// unprintable: control characters, those that format (Cf: directions, zero-width
+// ones), line and paragraph separators.
+func unprintable(c rune) bool {
+	return unicode.IsControl(c) || unicode.In(c, unicode.Cf, unicode.Zl, unicode.Zp)
+}
+
+func escapeRune(b *strings.Builder, c rune) {
+	if c > 0xffff {
+		high, low := utf16.EncodeRune(c)
+		fmt.Fprintf(b, `\u%04x\u%04x`, high, low)
+		return
+	}
+	fmt.Fprintf(b, `\u%04x`, c)
 }
 
 // showAll prints a list that a reply holds as the given member, or the one thing
@@ -172,6 +227,9 @@ func (r *Remote) end(ctx context.Context, g *Globals, out io.Writer, path, membe
 func table(out io.Writer, rows [][]string) error {
 	w := tabwriter.NewWriter(out, 0, 0, 2, ' ', 0)
 	for _, row := range rows {
+		for i := range row {
+			row[i] = printable(row[i])
+		}
 		fmt.Fprintln(w, strings.Join(row, "\t"))
 	}
 	return w.Flush()
