@@ -52,13 +52,15 @@ var edges = map[string][]string{
 	"cmd/latchkey": {"scopes", "policies", "audit", "authz", "people", "access", "deliveries", "forward", "feed", "store", "cache", "control", "notify", "policies/bundle", "server", "server/extauthz", "internal/keyring", "internal/vault"},
 
 	// Programs of the workshop; nothing of the product imports them.
-	"internal/bench":     {"scopes", "authz", "store", "cache", "internal/keyring", "policies/bundle", "internal/page"},
-	"internal/demo":      nil,
-	"internal/page":      nil,
-	"internal/container": nil,
-	"internal/fleet":     {"internal/page", "internal/servers"},
-	"internal/proxies":   nil,
-	"internal/servers":   nil,
+	"internal/bench":      {"scopes", "authz", "store", "cache", "internal/keyring", "policies/bundle", "internal/page"},
+	"internal/demo":       nil,
+	"internal/duty":       nil,
+	"internal/duty/serve": {"internal/duty"},
+	"internal/page":       nil,
+	"internal/container":  nil,
+	"internal/fleet":      {"internal/page", "internal/servers"},
+	"internal/proxies":    nil,
+	"internal/servers":    nil,
 }
 
 var ground = []string{"", "internal/strictjson"}
@@ -79,7 +81,7 @@ var confined = map[string][]string{
 	"github.com/envoyproxy":            {"server/extauthz"},
 	"github.com/alecthomas/kong":       {"cmd/latchkey"},
 	"go.opentelemetry.io/otel":         {"server", "cmd/latchkey"},
-	"net/http":                         {"server", "notify", "control", "policies/bundle", "cmd/latchkey", "internal/bench", "internal/demo", "internal/fleet"},
+	"net/http":                         {"server", "notify", "control", "policies/bundle", "cmd/latchkey", "internal/bench", "internal/demo", "internal/duty", "internal/duty/serve", "internal/fleet"},
 }
 
 // clockReaders are the places where time.Now may stand: everywhere else the
