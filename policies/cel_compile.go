@@ -273,6 +273,8 @@ var celVariables = []string{"subject", "action", "resource", "context", "scope_p
 type celReads struct {
 	reads Reads
 	sets  map[string]place // where each is read first
+	// onCall are the providers that a condition reads, "" where it reads them all.
+	onCall []string
 }
 
 func (r *celReads) done() Reads {
@@ -306,6 +308,8 @@ func (r *celReads) path(path []string) {
 		r.reads.Time = true
 	case "grants":
 		r.reads.Grants = true
+	case "oncall":
+		r.onCall = append(r.onCall, append(path, "")[1])
 	case "subject", "resource":
 		if len(path) > 1 && path[1] != "properties" {
 			return

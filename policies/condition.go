@@ -3,6 +3,7 @@ package policies
 import (
 	"context"
 	"errors"
+	"slices"
 	"strconv"
 	"sync"
 
@@ -44,6 +45,15 @@ var conditionEnvironment = sync.OnceValues(func() (*celEnvs, error) {
 type Condition struct {
 	program cel.Program
 	info    *celast.SourceInfo
+	onCall  []string
+}
+
+// OnCall returns the names of the providers that the condition reads, and whether
+// it may read any, whatever it is called.
+func (c *Condition) OnCall() (names []string, any bool) {
+	names = slices.DeleteFunc(slices.Clone(c.onCall), func(name string) bool { return name == "" })
+	slices.Sort(names)
+	return slices.Compact(names), slices.Contains(c.onCall, "")
 }
 
 // Facts are what a condition is asked of. Values are what JSON knows, as Go has
@@ -99,7 +109,7 @@ func CompileCondition(pointer, text string) (_ *Condition, err error) {
 	if err != nil {
 		return nil, latchkey.InvalidFaults(latchkey.Fault{Pointer: pointer, Code: "invalid_expression", Detail: "the condition cannot be planned"}).Because(err)
 	}
-	return &Condition{program: program, info: ast.NativeRep().SourceInfo()}, nil
+	return &Condition{program: program, info: ast.NativeRep().SourceInfo(), onCall: c.reads.onCall}, nil
 }
 
 // Holds reports whether the condition is true of the facts. An error, an

@@ -2,6 +2,7 @@ package policies_test
 
 import (
 	"errors"
+	"fmt"
 	"strings"
 	"testing"
 
@@ -121,5 +122,19 @@ func TestCondition_CostsNoMoreThanItMay(t *testing.T) {
 	holds, err := c.Holds(facts)
 	if f, ok := errors.AsType[*policies.EvaluationError](err); holds || !ok || f.Failure != policies.TooCostly && f.Failure != policies.Deadline {
 		t.Fatalf("%v, %v", holds, err)
+	}
+}
+
+func TestCondition_TellsWhichProvidersItReads(t *testing.T) {
+	for text, want := range map[string]string{
+		`oncall.incidentio.active || oncall["pagerduty"].active || has(oncall.http) && oncall.incidentio.roles.size() > 0`: "[http incidentio pagerduty] false",
+		`resource.labels.env == "dev"`:                          "[] false",
+		`oncall.all(name, oncall[name].active)`:                 "[] true",
+		`oncall[request.provider].active && oncall.http.active`: "[http] true",
+	} {
+		names, any := mustCondition(t, text).OnCall()
+		if got := fmt.Sprint(names, any); got != want {
+			t.Errorf("%s: %s", text, got)
+		}
 	}
 }
