@@ -44,7 +44,7 @@ var edges = map[string][]string{
 
 	"policies/bundle": {"policies", "audit", "scopes"},
 
-	"notify": {"audit", "access", "deliveries"},
+	"notify": {"audit", "access", "deliveries", "authz", "policies"},
 
 	"server":          {"authz", "people", "access", "deliveries", "audit", "scopes", "policies", "forward", "policies/bundle", "feed"},
 	"server/extauthz": {"forward"},
