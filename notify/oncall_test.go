@@ -378,3 +378,43 @@ func TestProviders_RefuseAddressesThatAreNone(t *testing.T) {
 		}
 	}
 }
+
+// Somebody sets the provider's address, or a name that the provider redirects to, to
+// what lies inside: the guard is asked about what is really dialled.
+func TestProviders_ReachNothingInsideThatTheOperatorHasNotAllowed(t *testing.T) {
+	url, _ := standIn(t, dutyRoster())
+	guard := notify.NewGuard(notify.GuardConfig{})
+	for _, url := range []string{url, "http://169.254.169.254", "http://localhost:1"} {
+		p, err := notify.NewIncidentIO(notify.IncidentIOConfig{URL: url, Key: "k", Client: guard.Client(time.Second)})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if state, err := p.Ask(context.Background(), aboutJane()); err == nil || state.Active || !notify.AddressRefused(err) {
+			t.Errorf("%s: %+v, %v", url, state, err)
+		}
+	}
+	allowed, err := notify.ParseAllowed([]string{"127.0.0.0/8"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	guard = notify.NewGuard(notify.GuardConfig{Allow: allowed})
+	elsewhere := 0
+	redirecting, _ := standIn(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.URL.Path == "/metadata" {
+			elsewhere++
+		}
+		http.Redirect(w, r, "/metadata", http.StatusTemporaryRedirect)
+	}))
+	for base, want := range map[string]bool{url: true, redirecting: false} {
+		p, err := notify.NewIncidentIO(notify.IncidentIOConfig{URL: base, Key: "k", Client: guard.Client(time.Second)})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if state, err := p.Ask(context.Background(), aboutJane()); state.Active != want || (err == nil) != want {
+			t.Errorf("%s: %+v, %v", base, state, err)
+		}
+	}
+	if elsewhere > 0 {
+		t.Error("a redirect was followed, with the key")
+	}
+}
