@@ -41,6 +41,8 @@ var edges = map[string][]string{
 	"cache": {"authz", "policies", "scopes", "feed"},
 	// The sidecar's line to its control plane.
 	"control": {"feed"},
+	// The Go SDK: nothing of ours but the ground.
+	"client": nil,
 
 	"policies/bundle": {"policies", "audit", "scopes"},
 
@@ -81,7 +83,7 @@ var confined = map[string][]string{
 	"github.com/envoyproxy":            {"server/extauthz"},
 	"github.com/alecthomas/kong":       {"cmd/latchkey"},
 	"go.opentelemetry.io/otel":         {"server", "cmd/latchkey"},
-	"net/http":                         {"server", "notify", "control", "policies/bundle", "cmd/latchkey", "internal/bench", "internal/demo", "internal/duty", "internal/duty/serve", "internal/fleet"},
+	"net/http":                         {"server", "notify", "control", "client", "policies/bundle", "cmd/latchkey", "internal/bench", "internal/demo", "internal/duty", "internal/duty/serve", "internal/fleet"},
 }
 
 // clockReaders are the places where time.Now may stand: everywhere else the

@@ -1,0 +1,3 @@
+import approvals from './index.cjs'
+
+export const { approval, getErrorKind, ApprovalError, LatchkeyError } = approvals
