@@ -13,6 +13,7 @@ import (
 	kongcompletion "github.com/jotaen/kong-completion"
 
 	"github.com/latchkey-dev/latchkey"
+	"github.com/latchkey-dev/latchkey/notify/sandbox"
 )
 
 // Exit codes (1-architecture, "Ports, paths, names").
@@ -25,6 +26,9 @@ const (
 )
 
 func main() {
+	if len(os.Args) == 2 && os.Args[1] == sandbox.Command {
+		os.Exit(sandbox.Main()) // a child of serve that runs one script; it reads nothing else of its surroundings
+	}
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
 	defer stop()
 	// Past a limit on file sizes the kernel sends this, and the default is to
