@@ -287,9 +287,11 @@ func TestDecodeSubject_MakesNothingOfWhatItCannotRead(t *testing.T) {
 	for body, want := range map[string]int{
 		`null`: 0, ``: 0, `{}`: 0, `{"grants":[]}`: 0, `{"properties":"{\"a\":1}"}`: 0, `{"grants":[` + grant + `]}`: 1,
 		`{"grants":[` + grant + `,` + grant + `]}`: 2,
+		// What gives claims alone decides nothing.
+		`{"grants":[{"id":"g","entries":"{}","expires_at":null,"revoked_at":null}]}`: 0,
 		// What was revoked has ended, though it is among them.
 		`{"grants":[` + grant[:len(grant)-5] + `"2999-01-01T00:00:00Z"}]}`: 0,
-		`[]`: -1, `{"grants":7}`: -1, `{"grants":[{"id":"g","entries":"{}","expires_at":null,"revoked_at":null}]}`: -1, `{"properties":"7"}`: -1,
+		`[]`: -1, `{"grants":7}`: -1, `{"properties":"7"}`: -1,
 		`{"grants":[{"id":"g","entries":"{\"sets\":[{\"f\":\"*\",\"p\":2}]}","expires_at":null,"revoked_at":null}]}`: -1,
 	} {
 		v, size, err := cache.DecodeSubject(p, &feed.Record{Ref: feed.Ref{Kind: feed.Subject, Type: "user", ID: "a"}, Version: 3, Body: json.RawMessage(body)})

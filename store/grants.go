@@ -17,10 +17,13 @@ import (
 const grantColumns = `id, customer_id, subject_type, subject_id, entries, reason, not_before, expires_at, revoked_at, created_at, author_type, author_id, version,
 	request_id, entitlement_ids, claims`
 
-func scanGrant(row scanner) (g authz.GrantRecord, err error) {
+func scanGrant(row scanner) (authz.GrantRecord, error) { return scanGrantAnd(row) }
+
+// scanGrantAnd scans a grant, and further columns that come after its own.
+func scanGrantAnd(row scanner, further ...any) (g authz.GrantRecord, err error) {
 	var entitlements string
-	err = row.Scan(&g.ID, &g.Customer, &g.Subject.Type, &g.Subject.ID, &g.Entries, &g.Reason, (*int64)(&g.NotBefore), (*int64)(&g.ExpiresAt),
-		(*int64)(&g.RevokedAt), (*int64)(&g.CreatedAt), &g.Author.Type, &g.Author.ID, &g.Version, &g.Request, &entitlements, &g.Claims)
+	err = row.Scan(append([]any{&g.ID, &g.Customer, &g.Subject.Type, &g.Subject.ID, &g.Entries, &g.Reason, (*int64)(&g.NotBefore), (*int64)(&g.ExpiresAt),
+		(*int64)(&g.RevokedAt), (*int64)(&g.CreatedAt), &g.Author.Type, &g.Author.ID, &g.Version, &g.Request, &entitlements, &g.Claims}, further...)...)
 	if err == nil && entitlements != "[]" {
 		err = json.Unmarshal([]byte(entitlements), &g.Entitlements)
 	}

@@ -310,7 +310,8 @@ func (db *DB) fullKeys(ctx context.Context, customer string, after authz.Key, no
 const grantsPerRead = 4096
 
 // grantsOf are the columns of a grant beside those of another table.
-const grantsOf = `g.id, g.customer_id, g.subject_type, g.subject_id, g.entries, g.reason, g.not_before, g.expires_at, g.revoked_at, g.created_at, g.author_type, g.author_id, g.version`
+const grantsOf = `g.id, g.customer_id, g.subject_type, g.subject_id, g.entries, g.reason, g.not_before, g.expires_at, g.revoked_at, g.created_at, g.author_type, g.author_id, g.version,
+	g.request_id, g.entitlement_ids, g.claims`
 
 // FullSubjects implements authz.Record.
 func (db *DB) FullSubjects(ctx context.Context, customer string, after authz.EntityRef, now latchkey.Instant) ([]authz.FullSubject, error) {
@@ -339,10 +340,8 @@ func (db *DB) fullSubjects(ctx context.Context, customer string, after authz.Ent
 	defer found.Close()
 	rows := 0
 	for ; found.Next(); rows++ {
-		var g authz.GrantRecord
 		var properties sql.NullString
-		err := found.Scan(&g.ID, &g.Customer, &g.Subject.Type, &g.Subject.ID, &g.Entries, &g.Reason, (*int64)(&g.NotBefore), (*int64)(&g.ExpiresAt),
-			(*int64)(&g.RevokedAt), (*int64)(&g.CreatedAt), &g.Author.Type, &g.Author.ID, &g.Version, &properties)
+		g, err := scanGrantAnd(found, &properties)
 		if err != nil {
 			return nil, err
 		}
