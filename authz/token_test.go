@@ -89,7 +89,7 @@ func TestToken_IsReadStrictly(t *testing.T) {
 	for _, text := range []string{
 		"", "lk1_live_", live[:len(live)-1], live + "0", " " + live, live + "\n", strings.ToUpper(live), strings.Replace(live, "_", "-", 1),
 		withChecksum("lk1_prod_AZaz09AZaz09_" + strings.Repeat("a", 43)), withChecksum("lk1_AZaz09AZaz09_" + strings.Repeat("a", 43)),
-		withChecksum("lk2_live_AZaz09AZaz09_" + strings.Repeat("a", 43)), withChecksum("lkp1_live_AZaz09AZaz09_" + strings.Repeat("a", 43)),
+		withChecksum("lk2_live_AZaz09AZaz09_" + strings.Repeat("a", 43)), withChecksum("lkp2_AZaz09AZaz09_" + strings.Repeat("a", 43)),
 		withChecksum("lk1_live_AZaz09AZaz0_" + strings.Repeat("a", 44)), withChecksum("lk1_live_AZaz09AZaz09_" + strings.Repeat("a", 42)),
 		withChecksum("lk1_live_AZaz09AZaz0-_" + strings.Repeat("a", 43)), withChecksum("lk1_live_AZaz09AZaz09_" + strings.Repeat("a", 42) + "é"),
 		withChecksum("lk1_live_AZaz09AZaz09_" + strings.Repeat("a", 42) + "_"), withChecksum("lkr1_live_AZaz09AZaz09_" + strings.Repeat("a", 43)),
@@ -101,7 +101,7 @@ func TestToken_IsReadStrictly(t *testing.T) {
 }
 
 func TestToken_EveryFlipOfOneCharacterFailsTheChecksum(t *testing.T) {
-	for _, text := range []string{authz.NewAccessKeyToken(authz.Live).Reveal(), authz.NewRootToken().Reveal()} {
+	for _, text := range []string{authz.NewAccessKeyToken(authz.Live).Reveal(), authz.NewRootToken().Reveal(), authz.NewPersonalToken().Reveal(), authz.NewClaimCode().Reveal()} {
 		for i := range text {
 			for c := range 256 {
 				if flipped := text[:i] + string([]byte{byte(c)}) + text[i+1:]; flipped != text {

@@ -7,6 +7,8 @@ import (
 	"testing"
 
 	"github.com/tidwall/gjson"
+
+	"github.com/latchkey-dev/latchkey/authz"
 )
 
 // reply is an answer, read whole.
@@ -183,6 +185,29 @@ func (a *api) made(r *reply) key {
 	a.Helper()
 	r.is(http.StatusCreated)
 	return key{id: r.text("id"), secret: a.keep(r.text("key")), handle: r.text("handle")}
+}
+
+// human is somebody with a credential of their own.
+type human struct{ id, username, token string }
+
+// person makes a person of a type in the default customer, who has claimed a
+// token; headers may name another customer.
+func (a *api) person(username, typ string, headers ...string) human {
+	a.Helper()
+	if len(headers) == 0 {
+		headers = []string{"X-Customer-ID", authz.DefaultCustomer}
+	}
+	r := a.do("POST", "/v1/users", a.root, `{"username":"`+username+`","email":"`+username+`@example.com","type":"`+typ+`"}`, headers...).is(http.StatusCreated)
+	if key := r.text("access_key.key"); key != "" {
+		a.keep(key)
+	}
+	return human{r.text("id"), username, a.claimed(a.keep(r.text("claim.code")))}
+}
+
+// claimed exchanges a claim code for a token.
+func (a *api) claimed(code string) string {
+	a.Helper()
+	return a.keep(a.do("POST", "/v1/personal_tokens", "", `{"claim_code":"`+code+`","name":"laptop"}`).is(http.StatusCreated).text("token"))
 }
 
 func (a *api) customer(id string) {

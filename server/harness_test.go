@@ -28,6 +28,7 @@ import (
 	"github.com/latchkey-dev/latchkey/cache"
 	"github.com/latchkey-dev/latchkey/feed"
 	"github.com/latchkey-dev/latchkey/internal/servers"
+	"github.com/latchkey-dev/latchkey/people"
 	"github.com/latchkey-dev/latchkey/scopes"
 	"github.com/latchkey-dev/latchkey/server"
 	"github.com/latchkey-dev/latchkey/store"
@@ -214,6 +215,9 @@ func start(t testing.TB, change ...func(*options)) *api {
 			return server.Readiness{Code: authz.Stale, Detail: "no word from the database", Decides: f == authz.ServedStale}
 		}
 	}
+	cfg.Tokens = people.NewTokens(a.db.People(), peppers)
+	cfg.People = cfg.Tokens
+	cfg.Persons = people.NewPersons(people.Config{Record: a.db.People(), Tokens: cfg.Tokens, Keys: cfg.Keys, Table: a.table, Parser: parser, Grants: a.subjects})
 	cfg.Searcher = authz.NewSearcher(record, cfg.PDP)
 	o.sets.Record, o.sets.Origin = record, o.origin
 	cfg.Sets = authz.NewSets(o.sets)

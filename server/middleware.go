@@ -5,13 +5,16 @@ import (
 	"log/slog"
 	"math/rand/v2"
 	"net/url"
+	"strconv"
 	"strings"
 	"time"
+	"unicode"
 	"unsafe"
 
 	"github.com/gofiber/fiber/v2"
 
 	"github.com/latchkey-dev/latchkey"
+	"github.com/latchkey-dev/latchkey/audit"
 	"github.com/latchkey-dev/latchkey/authz"
 	"github.com/latchkey-dev/latchkey/internal/strictjson"
 )
@@ -202,7 +205,7 @@ func (r *request) authenticate() error {
 	if len(value) < len(bearer) || !bytes.EqualFold(value[:len(bearer)], bearer) {
 		return r.failed(authz.ErrUnauthenticated())
 	}
-	caller, proven, err := r.s.cfg.Authenticator.Authenticate(value[len(bearer):], r.now, r.source())
+	caller, proven, err := r.present(value[len(bearer):])
 	if err != nil {
 		if !proven {
 			return r.failed(err)
@@ -215,6 +218,32 @@ func (r *request) authenticate() error {
 	return r.chooseCustomer()
 }
 
+// present finds who presents a credential. Proven says that the secret was right,
+// whether or not it still holds.
+func (r *request) present(credential []byte) (caller authz.Caller, proven bool, err error) {
+	if !authz.OfPerson(credential) {
+		return r.s.cfg.Authenticator.Authenticate(credential, r.now, r.source())
+	}
+	if r.s.cfg.People == nil {
+		return caller, false, authz.ErrUnauthenticated()
+	}
+	ctx, cancel := r.context()
+	defer cancel()
+	c, proven, err := r.s.cfg.People.AuthenticatePerson(ctx, string(credential), r.now)
+	if c.Person == nil {
+		if err == nil {
+			err = authz.ErrUnauthenticated()
+		}
+		return caller, false, err
+	}
+	caller = authz.Caller{Kind: c.Kind, Customer: r.s.cfg.Table.Customer(c.Person.Customer), Person: c.Person, Proof: c,
+		Standing: r.s.standings[c.Person.Type], Kid: c.Kid, Handle: c.Token, Source: r.source()}
+	if err == nil && (caller.Customer.Deleted() || !c.Person.Active) {
+		err = authz.ErrUnauthenticated()
+	}
+	return caller, proven, err
+}
+
 // checkAgain refuses, after a wait, a caller whose credential has ended since
 // the request began, and whom the server may not answer any more.
 func (r *request) checkAgain() error {
@@ -223,7 +252,10 @@ func (r *request) checkAgain() error {
 		return rd.err()
 	}
 	value := r.head.authorization[len(bearer):]
-	_, proven, err := r.s.cfg.Authenticator.Authenticate(value, r.now, r.source())
+	again, proven, err := r.present(value)
+	if err == nil && r.caller.Person != nil && (again.Person == nil || again.Person.ID != r.caller.Person.ID || again.Person.Type != r.caller.Person.Type) {
+		err = authz.ErrUnauthenticated()
+	}
 	if err != nil {
 		if proven {
 			r.ended = value
@@ -252,10 +284,13 @@ func (r *request) chooseCustomer() error {
 	case r.head.customers > 1:
 		return errTwice("X-Customer-ID")
 	case !r.caller.IsRoot():
-		if named != "" && named != r.caller.Customer.ID {
-			return latchkey.Errorf(latchkey.Forbidden, "wrong_customer", "the key belongs to another customer than X-Customer-ID names")
+		switch {
+		case named == "" || named == r.caller.Customer.ID:
+			return nil
+		case r.caller.IsPerson() && r.caller.Person.Type == authz.InternalAdminPerson && r.caller.Customer.ID == authz.DefaultCustomer:
+			return r.enter(named)
 		}
-		return nil
+		return latchkey.Errorf(latchkey.Forbidden, "wrong_customer", "the credential belongs to another customer than X-Customer-ID names")
 	case r.route.system:
 		return nil
 	case named == "" && r.route.change && r.s.cfg.Table.Customers() > 1:
@@ -269,6 +304,39 @@ func (r *request) chooseCustomer() error {
 	}
 	r.caller.Customer = customer
 	return nil
+}
+
+// maxReason is of X-Reason, in bytes.
+const maxReason = 500
+
+// enter lets an internal admin act in another customer, and writes into that
+// customer's trail that it does, and why, before anything else is done or shown.
+func (r *request) enter(named string) error {
+	reason, err := r.header("X-Reason")
+	if err != nil {
+		return err
+	}
+	switch {
+	case strings.TrimSpace(reason) == "":
+		return faultAt("header:X-Reason", "reason_required", "say in X-Reason why you act in another customer than your own")
+	case len(reason) > maxReason || !isText(reason) || strings.ContainsFunc(reason, unicode.IsControl):
+		return faultAt("header:X-Reason", "invalid_reason", "want at most "+strconv.Itoa(maxReason)+" bytes of UTF-8 without control characters")
+	case authz.ContainsToken(reason):
+		return faultAt("header:X-Reason", "credential_in_reason", "a reason is kept; it must not hold a credential")
+	}
+	customer := r.s.cfg.Table.Customer(named)
+	if customer.Deleted() || !latchkey.ValidName(named) {
+		return latchkey.Errorf(latchkey.NotFound, "customer_not_found", "there is no such customer")
+	}
+	r.caller.Customer = customer
+	call := r.call()
+	ctx, cancel := r.context()
+	defer cancel()
+	return r.s.cfg.Record.Change(ctx, call.Change(nil), func(authz.Tx) (audit.Draft, error) {
+		d := call.Draft("customer.enter", audit.Resource{Type: "customer", ID: named})
+		d.Reason, d.Changes = reason, authz.Changes("action", r.route.action)
+		return d, nil
+	})
 }
 
 // readBody checks the content type and takes the one copy of the body that
@@ -332,6 +400,9 @@ func (r *request) log(status int, took time.Duration, refused *latchkey.Error) {
 	}
 	if !r.caller.Handle.IsZero() {
 		attrs = append(attrs, slog.String("credential", r.caller.Handle.String()))
+	}
+	if r.caller.Person != nil {
+		attrs = append(attrs, slog.String("user", r.caller.Person.ID))
 	}
 	if r.caller.Customer != nil {
 		attrs = append(attrs, slog.String("customer", r.caller.Customer.ID))

@@ -28,6 +28,12 @@ func (r *request) noteRefusal(e *latchkey.Error) {
 		if r.ended == nil {
 			break
 		}
+		if authz.OfPerson(r.ended) {
+			if was, proven, _ := r.present(r.ended); proven && was.Customer != nil {
+				refusal.Actor, refusal.Chain = was.Actor(), was.Customer.ID
+			}
+			break
+		}
 		// Whose key it was is known, and is its customer's to see.
 		known := r.s.cfg.Authenticator.Resolve(r.ended, r.now, r.source())
 		if known.Key != nil && known.Key.Customer != nil {

@@ -117,6 +117,9 @@ func (r *request) replyID(idempotencyKey string) authz.ReplyID {
 	if r.caller.Key != nil {
 		who = r.caller.Key.ID.String()
 	}
+	if r.caller.Person != nil { // with whichever credential
+		who = "user:" + r.caller.Person.ID
+	}
 	customer := ""
 	if r.caller.Customer != nil {
 		customer = r.caller.Customer.ID

@@ -8,6 +8,7 @@ import (
 
 	"github.com/latchkey-dev/latchkey"
 	"github.com/latchkey-dev/latchkey/authz"
+	"github.com/latchkey-dev/latchkey/people"
 )
 
 const jsonBody = fiber.MIMEApplicationJSON
@@ -90,6 +91,16 @@ func (s *Server) routes() {
 		{method: http.MethodGet, path: "/v1/grants", query: true, may: s.cfg.Granter.May, handle: s.listGrants},
 		{method: http.MethodGet, path: "/v1/grants/:id", may: s.cfg.Granter.May, handle: s.getGrant},
 		{method: http.MethodDelete, path: "/v1/grants/:id", action: "grant.revoke", change: true, may: s.cfg.Granter.May, handle: s.revokeGrant},
+
+		{method: http.MethodPost, path: "/v1/users", change: true, body: jsonBody, may: people.MayManage, handle: s.createUser},
+		{method: http.MethodGet, path: "/v1/users", query: true, may: s.cfg.Persons.May, handle: s.listUsers},
+		{method: http.MethodGet, path: "/v1/users/:id", may: s.cfg.Persons.May, handle: s.getUser},
+		{method: http.MethodPut, path: "/v1/users/:id", change: true, body: jsonBody, may: people.MayManage, handle: s.putUser},
+		{method: http.MethodDelete, path: "/v1/users/:id", action: "user.deactivate", change: true, may: people.MayManage, handle: s.deleteUser},
+		{method: http.MethodPost, path: "/v1/users/:id/claim", action: "user.claim", change: true, may: people.MayManage, handle: s.claimUser},
+		{method: http.MethodPost, path: "/v1/personal_tokens", action: "personal_token.create", open: true, body: jsonBody, handle: s.createToken},
+		{method: http.MethodGet, path: "/v1/personal_tokens", action: "personal_token.read", query: true, may: anyone, handle: s.listTokens},
+		{method: http.MethodDelete, path: "/v1/personal_tokens/:id", action: "personal_token.revoke", query: true, change: true, may: anyone, handle: s.revokeToken},
 
 		{method: http.MethodGet, path: "/v1/auditing", action: "audit_event.read", query: true, ended: true, may: mayAudit, handle: s.listEvents},
 		{method: http.MethodGet, path: "/v1/auditing/export", action: "audit_event.export", query: true, ended: true, may: mayAudit, handle: s.exportEvents},

@@ -24,6 +24,7 @@ import (
 	"github.com/latchkey-dev/latchkey/audit"
 	"github.com/latchkey-dev/latchkey/authz"
 	"github.com/latchkey-dev/latchkey/forward"
+	"github.com/latchkey-dev/latchkey/people"
 	"github.com/latchkey-dev/latchkey/policies/bundle"
 	"github.com/latchkey-dev/latchkey/scopes"
 )
@@ -32,6 +33,10 @@ import (
 // required unless they say otherwise; a zero setting takes the default that its comment names.
 type Config struct {
 	Authenticator *authz.Authenticator
+	// People tells whom personal tokens and OIDC tokens stand for; nil for nobody.
+	People        authz.PersonAuthenticator
+	Persons       *people.Persons
+	Tokens        *people.Tokens
 	Keys          *authz.Keys
 	Customers     *authz.Customers
 	Policies      *authz.Policies
@@ -144,6 +149,7 @@ type Server struct {
 	requests       *requestHub
 	requestWaiters *waiters
 	fills          fills
+	standings      map[authz.PersonType]*scopes.Set
 	stopping       chan struct{} // closed when requests that wait must end
 	stop           sync.Once
 	pool           sync.Pool // *request
@@ -186,6 +192,19 @@ func New(cfg Config) *Server {
 	s.app = s.newApp()
 	s.routes()
 	return s
+}
+
+// standings are the scopes of persons by their type.
+func standings() map[authz.PersonType]*scopes.Set {
+	parser, all := scopes.NewParser(1), map[authz.PersonType]*scopes.Set{}
+	for _, t := range []authz.PersonType{authz.UserPerson, authz.AdminPerson, authz.InternalAdminPerson} {
+		set, err := parser.Parse(t.StandingScopes())
+		if err != nil {
+			panic(err) // they are texts of our own
+		}
+		all[t] = set
+	}
+	return all
 }
 
 func (s *Server) newApp() *fiber.App {

@@ -328,6 +328,7 @@ func openNode(ctx context.Context, cmd *ServeCmd, with nodeConfig) (*node, error
 		Routes: routes, ForwardCache: cmd.ForwardCache,
 		ReadTimeout: cmd.ReadTimeout, WriteTimeout: cmd.WriteTimeout, IdleTimeout: cmd.IdleTimeout,
 	}
+	n.people(&cfg)
 	if n.decisionLog, err = cmd.DecisionLog.open(with, n.registry); err != nil {
 		return nil, errors.Join(err, n.close())
 	}
