@@ -203,6 +203,7 @@ func start(t testing.TB, change ...func(*options)) *api {
 	a.subjects = subjectGrants(record, parser, func() latchkey.Instant { return latchkey.InstantOf(a.clock.now()) })
 	must(a.subjects.Start(ctx))
 	must(authz.LoadGrants(ctx, a.db, a.table, parser, at))
+	cfg.Rights = people.NewRights(a.db)
 	cfg.Granter = authz.NewGranter(authz.GranterConfig{Record: record, Table: a.table, Parser: parser, Subjects: a.subjects})
 	cfg.PDP = authz.NewPDP(authz.PDPConfig{Keys: a.table, Auth: a.auth, Metadata: authz.NewMetadata(record, 16), Grants: a.subjects, Properties: a.entities, MaxStaleness: 30 * time.Second,
 		Lease: o.lease, ServeStale: o.serveStale, Concurrency: 2})

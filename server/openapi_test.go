@@ -30,6 +30,7 @@ import (
 	"github.com/latchkey-dev/latchkey/cache"
 	"github.com/latchkey-dev/latchkey/forward"
 	"github.com/latchkey-dev/latchkey/internal/keyring"
+	"github.com/latchkey-dev/latchkey/people"
 	"github.com/latchkey-dev/latchkey/policies"
 	"github.com/latchkey-dev/latchkey/scopes"
 	"github.com/latchkey-dev/latchkey/server"
@@ -277,6 +278,7 @@ func startOpenAPI(t *testing.T, doc *openapiDocument, change func(*server.Config
 		Authenticator: auth,
 		Directory:     authz.NewDirectory(s.db, entities, 32<<10),
 		Searcher:      authz.NewSearcher(s.db, pdp),
+		Rights:        people.NewRights(s.db),
 		Granter:       authz.NewGranter(authz.GranterConfig{Record: s.db, Table: table, Parser: parser, Subjects: subjects}),
 		Keys:          authz.NewKeys(authz.KeysConfig{Record: s.db, Table: table, Parser: parser, Peppers: peppers, Mode: authz.Live, MaxActive: 10}),
 		Customers:     authz.NewCustomers(s.db, table),

@@ -44,6 +44,7 @@ type Config struct {
 	Root          *authz.RootKey
 	Directory     *authz.Directory
 	Granter       *authz.Granter
+	Rights        *people.Rights
 	Searcher      *authz.Searcher
 	PDP           *authz.PDP
 	Table         authz.KeyTable

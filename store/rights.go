@@ -9,6 +9,7 @@ import (
 	"github.com/latchkey-dev/latchkey"
 	"github.com/latchkey-dev/latchkey/authz"
 	"github.com/latchkey-dev/latchkey/feed"
+	"github.com/latchkey-dev/latchkey/people"
 )
 
 const namedColumns = `id, customer_id, username, email, name, type, active, created_at, version`
@@ -220,4 +221,42 @@ func (t *tx) touchHolder(ctx context.Context, id string) error {
 		}
 	}
 	return nil
+}
+
+var _ people.RightsRecord = (*DB)(nil)
+
+// MembershipsAt implements people.RightsRecord.
+func (db *DB) MembershipsAt(ctx context.Context, customer, person string, now latchkey.Instant) ([]people.Membership, error) {
+	found, err := db.read.QueryContext(ctx, `SELECT 0 AS place, g.id AS id, g.name AS name, CAST($5 AS BIGINT) AS expires_at FROM group_members m
+			JOIN groups g ON g.id = m.group_id JOIN persons p ON p.id = m.person_id
+			WHERE m.customer_id = $1 AND m.person_id = $2 AND p.active <> 0
+		UNION ALL SELECT 1 AS place, r.request_id, r.request_id, r.expires_at FROM grants r JOIN persons p ON p.id = r.subject_id
+			WHERE r.customer_id = $1 AND r.subject_type = $3 AND r.subject_id = $2 AND p.active <> 0
+			AND r.request_id <> '' AND r.not_before <= $4 AND r.expires_at > $4 AND r.revoked_at = $5
+		ORDER BY place, expires_at, name, id`, customer, person, authz.SubjectUser, int64(now), int64(latchkey.Never))
+	return listed(found, err, func(s scanner) (m people.Membership, err error) {
+		var place int64
+		err = s.Scan(&place, &m.ID, &m.Name, (*int64)(&m.ExpiresAt))
+		if m.System = place == 1; m.System {
+			m.ID = people.SystemGroup(m.ID)
+			m.Name = m.ID
+		}
+		return m, err
+	}, "the groups of a person")
+}
+
+// ClaimsAt implements people.RightsRecord.
+func (db *DB) ClaimsAt(ctx context.Context, customer, person string, now latchkey.Instant) ([]people.ClaimsHeld, error) {
+	found, err := db.read.QueryContext(ctx, `SELECT e.claims, CAST($5 AS BIGINT) AS expires_at FROM group_members m
+			JOIN persons p ON p.id = m.person_id
+			JOIN group_entitlements b ON b.group_id = m.group_id
+			JOIN entitlements e ON e.id = b.entitlement_id
+			WHERE m.customer_id = $1 AND m.person_id = $2 AND p.active <> 0
+		UNION ALL SELECT r.claims, r.expires_at FROM grants r JOIN persons p ON p.id = r.subject_id
+			WHERE r.customer_id = $1 AND r.subject_type = $3 AND r.subject_id = $2 AND p.active <> 0
+			AND r.not_before <= $4 AND r.expires_at > $4 AND r.revoked_at = $5`, customer, person, authz.SubjectUser, int64(now), int64(latchkey.Never))
+	return listed(found, err, func(s scanner) (c people.ClaimsHeld, err error) {
+		err = s.Scan(&c.Claims, (*int64)(&c.ExpiresAt))
+		return c, err
+	}, "the claims of a person")
 }

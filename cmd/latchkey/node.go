@@ -29,6 +29,7 @@ import (
 	"github.com/latchkey-dev/latchkey/internal/keyring"
 	"github.com/latchkey-dev/latchkey/internal/vault"
 	"github.com/latchkey-dev/latchkey/notify"
+	"github.com/latchkey-dev/latchkey/people"
 	"github.com/latchkey-dev/latchkey/policies"
 	"github.com/latchkey-dev/latchkey/scopes"
 	"github.com/latchkey-dev/latchkey/server"
@@ -317,6 +318,7 @@ func openNode(ctx context.Context, cmd *ServeCmd, with nodeConfig) (*node, error
 		Bundles: n.bundles, BundleSigner: signer,
 		Root:      b.root,
 		Directory: directory,
+		Rights:    people.NewRights(b.db),
 		Granter:   authz.NewGranter(authz.GranterConfig{Record: b.db, Table: n.table, Parser: parser, Subjects: n.subjects}),
 		Searcher:  authz.NewSearcher(b.db, pdp),
 		PDP:       pdp,
