@@ -2,6 +2,7 @@ package authz_test
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"slices"
@@ -18,6 +19,7 @@ import (
 	"github.com/latchkey-dev/latchkey/authz"
 	"github.com/latchkey-dev/latchkey/cache"
 	"github.com/latchkey-dev/latchkey/feed"
+	"github.com/latchkey-dev/latchkey/internal/strictjson"
 	"github.com/latchkey-dev/latchkey/policies"
 	"github.com/latchkey-dev/latchkey/scopes"
 )
@@ -351,6 +353,143 @@ func TestDecide_WithGrantsAllocatesNothing(t *testing.T) {
 	if got := testing.AllocsPerRun(100, func() { mustDecide(t, users, &d, key.Customer, q, morning) }); !d.Permit || got > 1 {
 		t.Errorf("a user: %v, %v allocations", d.Permit, got)
 	}
+}
+
+// personHolds is what a record says of a name that is a person's.
+func personHolds(tb testing.TB, person string, entitlements []feed.EntitlementBody, list ...feed.GrantBody) *authz.Grants {
+	tb.Helper()
+	g, err := authz.NewHeld(grantParser, &feed.SubjectBody{Person: person, Grants: list, Entitlements: entitlements}, 1)
+	if err != nil {
+		tb.Fatal(err)
+	}
+	return g
+}
+
+// Who a user is: the person of the id or username, else the one of the address;
+// and the many ways in which a question could come to somebody else's rights.
+func TestDecide_AUserIsOnePerson(t *testing.T) {
+	const login = `{"host":[{"f":"*","a":["login"]}]}`
+	entitled := []feed.EntitlementBody{{ID: "e1", Group: "ops", Entries: `{"host":[{"f":"db-*","a":["restart"]}]}`, Reason: "entitlement restart of group ops"}}
+	alice := personHolds(t, "a", entitled, grantBody("of alice", login, "r", morning, morning.Add(time.Hour)))
+	bob := personHolds(t, "b", nil, grantBody("of bob", `{"host":[{"f":"*","a":["reboot"]}]}`, "r", morning, latchkey.Never))
+	gone := personHolds(t, "g", nil)
+	source := grantsOf{
+		"user a": alice, "user alice": alice, "user alice@example.com": alice,
+		"user b": bob, "user bob": bob, "user bob@example.com": bob,
+		"user gone": gone, "user gone@example.com": gone,
+		"user eve":              newGrants(t, 1, grantBody("of eve", `{"host":[{"f":"*","a":["eve"]}]}`, "r", morning, latchkey.Never)),
+		"user open@example.com": newGrants(t, 1, grantBody("of an open name", login, "r", morning, latchkey.Never)),
+	}
+	customer := &authz.Customer{ID: "acme"}
+	customer.ExpectGrants()
+	p := authz.NewPDP(authz.PDPConfig{Keys: &cache.Table{}, Grants: source, MaxStaleness: time.Minute})
+	for _, tt := range []struct {
+		typ, id, properties, action string
+		want                        string // the grant or entitlement that permits
+	}{
+		{"user", "a", ``, "login", "of alice"},
+		{"user", "alice", ``, "login", "of alice"},
+		{"user", "alice", ``, "restart", "e1"},
+		{"user", "alice@example.com", ``, "login", "of alice"},
+		{"user", "x", `{"email":"alice@example.com"}`, "login", "of alice"},
+		{"user", "x", `{"email":"ALICE@Example.COM"}`, "restart", "e1"},
+		{"user", "alice", `{"email":"bob@example.com"}`, "login", "of alice"},
+
+		{"user", "alice", `{"email":"bob@example.com"}`, "reboot", ""}, // the name is alice's: the address adds nothing
+		{"user", "gone", `{"email":"alice@example.com"}`, "login", ""}, // who is not active does not come back as another
+		{"user", "x", `{"email":"gone@example.com"}`, "login", ""},
+		{"user", "Alice", ``, "login", ""},
+		{"user", "ALICE@example.com", ``, "login", ""}, // folded where it is an address, not where it is a name
+		{"user", "x", `{"email":""}`, "login", ""},
+		{"user", "x", `{"email":"alice"}`, "login", ""}, // a username is no address
+		{"user", "x", `{"email":"a"}`, "login", ""},     // nor is an id
+		{"user", "x", `{"email":" alice@example.com"}`, "login", ""},
+		{"user", "x", `{"email":"alice@example.com\u0000"}`, "login", ""},
+		{"user", "x", `{"email":"Alice <alice@example.com>"}`, "login", ""},
+		{"user", "x", `{"email":["alice@example.com"]}`, "login", ""},
+		{"user", "x", `{"email":{"value":"alice@example.com"}}`, "login", ""},
+		{"user", "x", `{"email":null}`, "login", ""},
+		{"user", "x", `{"Email":"alice@example.com"}`, "login", ""},
+		{"user", "x", `{"email":"\u017falice@example.com"}`, "login", ""},
+		{"user", "x", `{"email":"\u212aalice@example.com"}`, "login", ""},
+		{"user", "x", `{"email":"open@example.com"}`, "login", ""}, // what a bare name holds is no person's
+		{"user", "eve", `{"email":"open@example.com"}`, "eve", "of eve"},
+		{"user", "eve", `{"email":"alice@example.com"}`, "login", "of alice"}, // eve is no person, the address is
+		{"user", "eve", `{"email":"alice@example.com"}`, "eve", ""},           // and one of them is asked about
+		{"service", "x", `{"email":"alice@example.com"}`, "login", ""},
+		{"User", "alice", ``, "login", ""},
+		{"person", "alice", `{"email":"alice@example.com"}`, "login", ""},
+	} {
+		q := userRequest(tt.id, tt.action, "host", "db-1")
+		q.Subject.Type = tt.typ
+		if tt.properties != "" {
+			var doc strictjson.Doc
+			if err := doc.Parse(tt.properties); err != nil {
+				t.Fatal(err)
+			}
+			q.Subject.Properties = doc.Root()
+		}
+		var d authz.Decision
+		mustDecide(t, p, &d, customer, q, morning)
+		got := ""
+		if d.Permit {
+			got = d.Reasons[0].Grant
+			if (d.Reasons[0].Group == "ops") != (got == "e1") {
+				t.Errorf("%+v: of group %q", tt, d.Reasons[0].Group)
+			}
+		}
+		if got != tt.want {
+			t.Errorf("%s %s %s, %s: by %q, want %q", tt.typ, tt.id, tt.properties, tt.action, got, tt.want)
+		}
+	}
+}
+
+// A person is found by each name without an allocation, and by an address that
+// needs folding with the one for its text.
+func TestDecide_OfAPersonAllocatesNothing(t *testing.T) {
+	records := cache.NewRecords(cache.RecordsConfig{MaxBytes: 1 << 20, Wait: time.Second, Now: func() latchkey.Instant { return morning },
+		Sources: []cache.Source{personSource{}}, Decode: func(r *feed.Record) (any, int, error) { return cache.DecodeSubject(grantParser, r) }})
+	records.Start("acme", 1, 1)
+	customer := &authz.Customer{ID: "acme"}
+	customer.ExpectGrants()
+	p := authz.NewPDP(authz.PDPConfig{Keys: &cache.Table{}, Grants: cache.NewSubjects(records, nil, 1), MaxStaleness: time.Second})
+	for name, tt := range map[string]struct {
+		id, email string
+		most      float64
+	}{
+		"by name":                         {"alice", "", 0},
+		"by an address":                   {"x", "alice@example.com", 0},
+		"by an address in capitals":       {"x", "ALICE@example.com", 1},
+		"a name without a person or text": {"x", "", 0},
+	} {
+		q := userRequest(tt.id, "read", "doc", "d1")
+		var doc strictjson.Doc
+		if err := doc.Parse(`{"email":"` + tt.email + `"}`); err != nil {
+			t.Fatal(err)
+		}
+		q.Subject.Properties = doc.Root()
+		var d authz.Decision
+		mustDecide(t, p, &d, customer, q, morning)
+		misses := records.Stats().Misses
+		if got := testing.AllocsPerRun(100, func() { mustDecide(t, p, &d, customer, q, morning) }); got > tt.most {
+			t.Errorf("%s: %v allocations", name, got)
+		}
+		if d.Permit == (name == "a name without a person or text") || records.Stats().Misses != misses {
+			t.Errorf("%s: %v, and %d look-ups beyond memory", name, d.Permit, records.Stats().Misses-misses)
+		}
+	}
+}
+
+// personSource tells of alice.
+type personSource struct{}
+
+func (personSource) Fetch(_ context.Context, customer string, ref feed.Ref) (*feed.Record, error) {
+	body := feed.SubjectBody{}
+	if ref.ID == "alice" || ref.ID == "alice@example.com" {
+		body = feed.SubjectBody{Person: "a", Entitlements: []feed.EntitlementBody{{ID: "e", Group: "g", Entries: `{"doc":[{"f":"*","p":2}]}`}}}
+	}
+	text, err := json.Marshal(&body)
+	return &feed.Record{Customer: customer, Ref: ref, Version: 1, Epoch: 1, Until: latchkey.Never, Body: text}, err
 }
 
 // After an answer that rested on very many grants, none of its memory is kept.

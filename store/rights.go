@@ -12,24 +12,21 @@ import (
 	"github.com/latchkey-dev/latchkey/people"
 )
 
-const namedColumns = `id, customer_id, username, email, name, type, active, created_at, version`
-
 // personNamed finds the person that a subject of type user is: by id, else by
 // username, else by the e-mail address as it is kept.
 func personNamed(ctx context.Context, q rows, customer, name string) (p authz.Person, found bool, err error) {
-	var active, rank int64
-	err = q.QueryRowContext(ctx, `SELECT `+namedColumns+`, 0 AS place FROM persons WHERE customer_id = $1 AND id = $2
-		UNION ALL SELECT `+namedColumns+`, 1 AS place FROM persons WHERE customer_id = $1 AND username = $2
-		UNION ALL SELECT `+namedColumns+`, 2 AS place FROM persons WHERE customer_id = $1 AND email = $2 AND email <> ''
-		ORDER BY place LIMIT 1`, customer, name).Scan(&p.ID, &p.Customer, &p.Username, &p.Email, &p.Name, (*string)(&p.Type), &active,
-		(*int64)(&p.CreatedAt), &p.Version, &rank)
+	var active, place int64
+	err = q.QueryRowContext(ctx, `SELECT `+personColumns+`, 0 AS place FROM persons p WHERE p.customer_id = $1 AND p.id = $2
+		UNION ALL SELECT `+personColumns+`, 1 AS place FROM persons p WHERE p.customer_id = $1 AND p.username = $2
+		UNION ALL SELECT `+personColumns+`, 2 AS place FROM persons p WHERE p.customer_id = $1 AND p.email = $2 AND p.email <> ''
+		ORDER BY place LIMIT 1`, customer, name).Scan(append(personDest(&p, &active), &place)...)
 	if errors.Is(err, sql.ErrNoRows) {
 		return p, false, nil
 	}
 	if err != nil {
 		return p, false, refine(fmt.Errorf("find a person of %s: %w", customer, err))
 	}
-	p.Active = active != 0
+	p.Active = active == 1
 	return p, true, nil
 }
 
