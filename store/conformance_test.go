@@ -184,6 +184,7 @@ func fill(t *testing.T, db *store.DB) {
 	if err := db.WriteUses(ctx, uses, []authz.Rehash{{Kid: kid("b"), Digest: authz.Digest{0xee}, Pepper: "new"}, {Kid: kid("root"), Digest: authz.Digest{0xff}, Pepper: "new"}}); err != nil {
 		t.Fatal(err)
 	}
+	fillDeliveries(t, db)
 }
 
 // strictString is a text as it stands within the quotes of JSON.
@@ -350,6 +351,7 @@ func record(t *testing.T, db *store.DB) map[string]any {
 	add("each grant", nil, db.EachGrant(ctx, start+1, func(g authz.GrantRecord) error { return collect("g")(g.Customer, g) }))
 	slices.Sort(each)
 	all["each"] = each
+	recordDeliveries(db, add)
 	return all
 }
 

@@ -51,11 +51,11 @@ CREATE TABLE deliveries (
     event_at     BIGINT NOT NULL,
     request_id   TEXT   NOT NULL, -- of the access request
     status       TEXT   NOT NULL, -- pending, delivered, dead
-    attempts     BIGINT NOT NULL, -- since it was made or replayed
+    attempts     BIGINT NOT NULL, -- that have begun
     next_at      BIGINT NOT NULL,
     ends_at      BIGINT NOT NULL, -- no attempt begins later
     attempted_at BIGINT NOT NULL, -- the last one; 0 for none
-    result       TEXT   NOT NULL, -- of the last one: '', or a code
+    result       TEXT   NOT NULL, -- of the last one: ok, or why it failed; '' for none
     reply_status BIGINT NOT NULL, -- HTTP status of the last reply; 0 for none
     reply_head   TEXT   NOT NULL, -- how its body begins, redacted
     created_at   BIGINT NOT NULL

@@ -1,0 +1,90 @@
+package deliveries
+
+import (
+	"context"
+
+	"github.com/latchkey-dev/latchkey"
+	"github.com/latchkey-dev/latchkey/audit"
+	"github.com/latchkey-dev/latchkey/authz"
+	"github.com/latchkey-dev/latchkey/internal/vault"
+)
+
+// Record is the database as the service of webhooks needs it. Implemented by
+// store.
+type Record interface {
+	// Change is authz.Record's, with what a change may do to webhooks.
+	Change(ctx context.Context, c authz.Change, do func(Tx) (audit.Draft, error)) error
+
+	// Webhook returns one, NotFound without it.
+	Webhook(ctx context.Context, customer, id string) (Webhook, error)
+	// Webhooks returns those of a customer, oldest first.
+	Webhooks(ctx context.Context, customer string) ([]Webhook, error)
+	// Deliveries returns those of a webhook, latest event first.
+	Deliveries(ctx context.Context, q Query) ([]Delivery, error)
+	vault.Record
+}
+
+// Query selects deliveries of one webhook.
+type Query struct {
+	Customer string
+	Webhook  string
+	Status   Status // "" for any
+	Before   int64  // only of events with a lower sequence number; 0 for any
+	Limit    int
+}
+
+// Tx is what a change may do to webhooks and their deliveries, in the chain's
+// customer.
+type Tx interface {
+	authz.Tx
+	vault.Tx
+
+	// Webhook returns one, NotFound without it.
+	Webhook(ctx context.Context, id string) (Webhook, error)
+	CountWebhooks(ctx context.Context) (int, error)
+	InsertWebhook(ctx context.Context, w Webhook) error
+	UpdateWebhook(ctx context.Context, w Webhook) error
+	// DeleteWebhook deletes one with its deliveries.
+	DeleteWebhook(ctx context.Context, id string) error
+	// Delivery returns one of a webhook, NotFound without it.
+	Delivery(ctx context.Context, webhook, id string) (Delivery, error)
+	// UpdateDelivery writes how far one is.
+	UpdateDelivery(ctx context.Context, d Delivery) error
+}
+
+// Queue is the database as those need it who make deliveries and send them.
+// Several processes may share it. Implemented by store.
+type Queue interface {
+	// Behind returns the customers, ended ones apart, with events that no
+	// deliveries have been made of.
+	Behind(ctx context.Context) ([]Behind, error)
+	// Lifecycle returns the events about access requests with a sequence number
+	// from after, without it, up to through, oldest first.
+	Lifecycle(ctx context.Context, customer string, after, through int64) ([]audit.Event, error)
+	Webhooks(ctx context.Context, customer string) ([]Webhook, error)
+	// Advance moves the customer's cursor from one event to another and writes what
+	// was made of those between, all or nothing. Where the cursor is not at from,
+	// another process has moved it: nothing is written, and it returns false.
+	Advance(ctx context.Context, customer string, from, to int64, made []Delivery) (bool, error)
+
+	// DueTargets returns the targets that have deliveries due.
+	DueTargets(ctx context.Context, now latchkey.Instant) ([]string, error)
+	// Claim takes up to limit deliveries of a target that are due, those that have
+	// waited longest first, for the caller alone until the lease ends.
+	Claim(ctx context.Context, target string, now latchkey.Instant, limit int) ([]Delivery, error)
+	// Finish writes what has become of a claimed delivery, unless somebody else has
+	// claimed it since or it was deleted; then it returns false.
+	Finish(ctx context.Context, d Delivery) (bool, error)
+
+	// Event returns one event of a chain.
+	Event(ctx context.Context, chain string, seq int64) (audit.Event, error)
+	// Webhook returns one, NotFound without it or where its customer has ended.
+	Webhook(ctx context.Context, customer, id string) (Webhook, error)
+	vault.Record
+}
+
+// Behind is a customer whose cursor is not at its last event.
+type Behind struct {
+	Customer     string
+	Cursor, Head int64
+}
