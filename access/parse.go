@@ -459,3 +459,15 @@ func ParseMessage(body strictjson.Value) (string, error) {
 	}
 	return text, nil
 }
+
+// Warnings are what the author of a template should know: what of it does less than
+// it seems to.
+func (t *Template) Warnings() (list []string) {
+	if t.TriggerTask != "" && t.TriggerFailureMode == Block {
+		list = append(list, "trigger_task_failure_mode: block holds for the event approved alone; for any other it is as ignore")
+	}
+	if t.TriggerTask == "" && t.TriggerFailureMode != Ignore {
+		list = append(list, "trigger_task_failure_mode: there is no trigger_task_id, so nothing runs")
+	}
+	return list
+}

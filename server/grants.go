@@ -1,10 +1,8 @@
 package server
 
 import (
-	"encoding/base64"
+	"context"
 	"net/http"
-	"strconv"
-	"strings"
 
 	"github.com/latchkey-dev/latchkey"
 	"github.com/latchkey-dev/latchkey/authz"
@@ -54,7 +52,7 @@ func (s *Server) listGrants(r *request) error {
 		}
 	}
 	if cursor, ok := q.values["cursor"]; ok {
-		if gq.AfterCreated, gq.AfterID, ok = parseGrantCursor(cursor); !ok {
+		if gq.AfterCreated, gq.AfterID, ok = parsePlace(cursor, "grant"); !ok {
 			q.fault("cursor", "invalid_cursor", "want a next_cursor of an earlier page")
 		}
 	}
@@ -68,41 +66,8 @@ func (s *Server) listGrants(r *request) error {
 	if err != nil {
 		return err
 	}
-	more := len(list) == gq.Limit
-	if more {
-		list = list[:len(list)-1]
-	}
-	b := append(r.out[:0], `{"grants":[`...)
-	for i := range list {
-		if i > 0 {
-			b = append(b, ',')
-		}
-		b = appendGrant(b, &list[i], r.now)
-	}
-	b = append(b, `],"next_cursor":`...)
-	if more {
-		b = append(append(append(b, '"'), formatGrantCursor(&list[len(list)-1])...), '"')
-	} else {
-		b = append(b, `null`...)
-	}
-	r.out = append(b, '}')
-	return r.json(http.StatusOK)
-}
-
-// A cursor is a place among the caller's own grants; it opens nothing, so it is
-// not authenticated.
-func formatGrantCursor(g *authz.GrantRecord) string {
-	b := strconv.AppendInt([]byte("grant:"), int64(g.CreatedAt), 10)
-	return base64.RawURLEncoding.EncodeToString(append(append(b, ':'), g.ID...))
-}
-
-func parseGrantCursor(text string) (created latchkey.Instant, id string, ok bool) {
-	b, err := base64.RawURLEncoding.DecodeString(text)
-	place, ok := strings.CutPrefix(string(b), "grant:")
-	at, id, both := strings.Cut(place, ":")
-	n, malformed := strconv.ParseInt(at, 10, 64)
-	_, isID := authz.ParseKeyID(id)
-	return latchkey.Instant(n), id, err == nil && ok && both && malformed == nil && n >= 0 && isID
+	return page(r, "grants", list, gq.Limit-1, func(b []byte, g *authz.GrantRecord) []byte { return appendGrant(b, g, r.now) },
+		func(g *authz.GrantRecord) string { return cursorTo("grant", g.CreatedAt, g.ID) })
 }
 
 func (s *Server) revokeGrant(r *request) error {
@@ -112,11 +77,29 @@ func (s *Server) revokeGrant(r *request) error {
 	}
 	ctx, cancel := r.context()
 	defer cancel()
-	g, err := s.cfg.Granter.Revoke(ctx, r.call(), r.param("id"))
+	g, err := s.endGrant(ctx, r.call(), r.param("id"))
 	if err != nil {
 		return err
 	}
 	return r.changed(&prefer, g.Version, func(b []byte) []byte { return appendGrant(b, &g, r.now) })
+}
+
+// endGrant ends a grant. That of an access request ends with the request.
+func (s *Server) endGrant(ctx context.Context, call authz.Call, id string) (authz.GrantRecord, error) {
+	g, err := s.cfg.Granter.Get(ctx, call, id)
+	if err != nil || g.Request == "" {
+		if err == nil {
+			g, err = s.cfg.Granter.Revoke(ctx, call, id)
+		}
+		return g, err
+	}
+	if g.Status(call.Now) == authz.GrantEnded {
+		return g, latchkey.Errorf(latchkey.Conflict, "already_ended", "the grant ended at %s", g.EndsAt())
+	}
+	if _, err := s.cfg.Requests.Revoke(ctx, call, g.Request, ""); err != nil {
+		return g, err
+	}
+	return s.cfg.Granter.Get(ctx, call, id)
 }
 
 // appendGrant appends a grant, with what has become of it at now.
@@ -126,6 +109,8 @@ func appendGrant(b []byte, g *authz.GrantRecord, now latchkey.Instant) []byte {
 	b = strictjson.AppendString(append(b, `,"subject":{"type":`...), g.Subject.Type)
 	b = strictjson.AppendString(append(b, `,"id":`...), g.Subject.ID)
 	b = append(append(b, `},"entries":`...), g.Entries...)
+	b = appendStrings(append(b, `,"entitlement_ids":`...), g.Entitlements)
+	b = appendText(append(b, `,"request_id":`...), g.Request)
 	b = strictjson.AppendString(append(b, `,"reason":`...), g.Reason)
 	b = strictjson.AppendString(append(b, `,"status":`...), string(g.Status(now)))
 	b = appendInstant(append(b, `,"not_before":`...), g.NotBefore)

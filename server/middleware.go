@@ -37,6 +37,8 @@ type route struct {
 	change   bool          // changes records: root must name the customer once there are two
 	system   bool          // is not about a customer
 	body     string        // content type; "" for none
+	bodyless bool          // a request may come without one all the same
+	both     bool          // answered under /api, too
 	deadline time.Duration // of everything that waits
 	may      func(*authz.Caller) error
 	named    func(*authz.Caller, string) error // the same of the path's name, where that counts
@@ -343,6 +345,9 @@ func (r *request) enter(named string) error {
 // everything else is a view of. JSON is parsed strictly.
 func (r *request) readBody() error {
 	h := &r.c.Request().Header
+	if r.route.bodyless && len(r.c.Request().Body()) == 0 {
+		return nil
+	}
 	if enc := r.head.encoding; len(enc) > 0 && !bytes.EqualFold(enc, []byte("identity")) {
 		return latchkey.Errorf(latchkey.UnsupportedMedia, "unsupported_encoding", "a body is read as it is, without Content-Encoding")
 	}

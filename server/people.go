@@ -2,10 +2,8 @@ package server
 
 import (
 	"context"
-	"encoding/base64"
 	"net/http"
 	"strconv"
-	"strings"
 
 	"github.com/latchkey-dev/latchkey"
 	"github.com/latchkey-dev/latchkey/authz"
@@ -108,7 +106,7 @@ func (s *Server) listUsers(r *request) error {
 		active := q.oneOf("active", "true", "false") == "true"
 		pq.Active = &active
 	}
-	return page(r, q, pq, "users", s.cfg.Persons.List, func(p *authz.Person) creation { return creation{p.CreatedAt, p.ID} }, "user", appendPerson)
+	return listed(r, q, pq, "users", s.cfg.Persons.List, func(p *authz.Person) creation { return creation{p.CreatedAt, p.ID} }, "user", appendPerson)
 }
 
 func (s *Server) putUser(r *request) error {
@@ -262,31 +260,15 @@ func (q *query) people(kind string) people.Query {
 		}
 	}
 	if cursor, ok := q.values["cursor"]; ok {
-		if pq.AfterCreated, pq.AfterID, ok = parsePlace(kind, cursor); !ok {
+		if pq.AfterCreated, pq.AfterID, ok = parsePlace(cursor, kind); !ok {
 			q.fault("cursor", "invalid_cursor", "want a next_cursor of an earlier page")
 		}
 	}
 	return pq
 }
 
-// A cursor is a place in the caller's own list; it opens nothing, so it is not
-// authenticated.
-func formatPlace(kind string, p creation) string {
-	b := strconv.AppendInt([]byte(kind+":"), int64(p.at), 10)
-	return base64.RawURLEncoding.EncodeToString(append(append(b, ':'), p.id...))
-}
-
-func parsePlace(kind, text string) (created latchkey.Instant, id string, ok bool) {
-	b, err := base64.RawURLEncoding.DecodeString(text)
-	at, ok := strings.CutPrefix(string(b), kind+":")
-	at, id, both := strings.Cut(at, ":")
-	n, malformed := strconv.ParseInt(at, 10, 64)
-	_, isID := authz.ParseKeyID(id)
-	return latchkey.Instant(n), id, err == nil && ok && both && malformed == nil && n >= 0 && isID
-}
-
-// page answers one page of a list by creation.
-func page[T any](r *request, q *query, pq people.Query, name string, find func(context.Context, authz.Call, people.Query) ([]T, error), at func(*T) creation, kind string, render func([]byte, *T) []byte) error {
+// listed answers one page of a list by creation.
+func listed[T any](r *request, q *query, pq people.Query, name string, find func(context.Context, authz.Call, people.Query) ([]T, error), at func(*T) creation, kind string, render func([]byte, *T) []byte) error {
 	if err := q.err(); err != nil {
 		return err
 	}
@@ -298,19 +280,8 @@ func page[T any](r *request, q *query, pq people.Query, name string, find func(c
 	if err != nil {
 		return err
 	}
-	b := append(append(append(r.out[:0], `{"`...), name...), `":[`...)
-	for i := range found[:min(limit, len(found))] {
-		if i > 0 {
-			b = append(b, ',')
-		}
-		b = render(b, &found[i])
-	}
-	b = append(b, `],"next_cursor":`...)
-	if len(found) > limit {
-		b = append(append(append(b, '"'), formatPlace(kind, at(&found[limit-1]))...), '"')
-	} else {
-		b = append(b, `null`...)
-	}
-	r.out = append(b, '}')
-	return r.json(http.StatusOK)
+	return page(r, name, found, limit, render, func(of *T) string {
+		p := at(of)
+		return cursorTo(kind, p.at, p.id)
+	})
 }

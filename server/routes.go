@@ -101,6 +101,21 @@ func (s *Server) routes() {
 		{method: http.MethodPost, path: "/v1/personal_tokens", action: "personal_token.create", open: true, body: jsonBody, handle: s.createToken},
 		{method: http.MethodGet, path: "/v1/personal_tokens", action: "personal_token.read", query: true, may: anyone, handle: s.listTokens},
 		{method: http.MethodDelete, path: "/v1/personal_tokens/:id", action: "personal_token.revoke", query: true, change: true, may: anyone, handle: s.revokeToken},
+		{method: http.MethodPost, path: "/v1/access-request-templates", action: "access_request_template.create", both: true, change: true, body: jsonBody, may: mayManage, handle: s.createTemplate},
+		{method: http.MethodGet, path: "/v1/access-request-templates", action: "access_request_template.read", both: true, query: true, may: anyone, handle: s.listTemplates},
+		{method: http.MethodGet, path: "/v1/access-request-templates/:id", action: "access_request_template.read", both: true, may: anyone, handle: s.getTemplate},
+		{method: http.MethodPut, path: "/v1/access-request-templates/:id", action: "access_request_template.update", both: true, change: true, body: jsonBody, may: mayManage, handle: s.putTemplate},
+		{method: http.MethodDelete, path: "/v1/access-request-templates/:id", action: "access_request_template.delete", both: true, change: true, may: mayManage, handle: s.deleteTemplate},
+		{method: http.MethodPost, path: "/v1/access-requests", action: "access_request.submit", both: true, change: true, body: jsonBody, may: anyone, deadline: decisionDeadline, handle: s.submitRequest},
+		{method: http.MethodGet, path: "/v1/access-requests", action: "access_request.read", both: true, query: true, may: anyone, handle: s.listMyRequests},
+		{method: http.MethodGet, path: "/v1/access-requests/pending", action: "access_request.read", both: true, query: true, may: anyone, handle: s.listPendingRequests},
+		{method: http.MethodGet, path: "/v1/access-requests/all", action: "access_request.read", both: true, query: true, may: mayManage, handle: s.listAllRequests},
+		{method: http.MethodGet, path: "/v1/access-requests/:id", action: "access_request.read", both: true, query: true, may: anyone, handle: s.getRequest},
+		{method: http.MethodPost, path: "/v1/access-requests/:id/approve", action: "access_request.approve", both: true, change: true, body: jsonBody, bodyless: true, may: mayVote, deadline: decisionDeadline, handle: s.approveRequest},
+		{method: http.MethodPost, path: "/v1/access-requests/:id/deny", action: "access_request.deny", both: true, change: true, body: jsonBody, bodyless: true, may: mayVote, handle: s.denyRequest},
+		{method: http.MethodPost, path: "/v1/access-requests/:id/revoke", action: "access_request.revoke", both: true, change: true, body: jsonBody, bodyless: true, may: anyone, handle: s.revokeRequest},
+		{method: http.MethodGet, path: "/v1/access-requests/:id/messages", action: "access_request.read", both: true, query: true, may: anyone, handle: s.listMessages},
+		{method: http.MethodPost, path: "/v1/access-requests/:id/messages", action: "access_request.discuss", both: true, change: true, body: jsonBody, may: anyone, handle: s.createMessage},
 
 		{method: http.MethodGet, path: "/v1/auditing", action: "audit_event.read", query: true, ended: true, may: mayAudit, handle: s.listEvents},
 		{method: http.MethodGet, path: "/v1/auditing/export", action: "audit_event.export", query: true, ended: true, may: mayAudit, handle: s.exportEvents},
@@ -113,6 +128,11 @@ func (s *Server) routes() {
 	} {
 		if rt.local || s.cfg.Upstream == nil {
 			s.mount(s.app, &rt)
+		}
+		if rt.both && s.cfg.Upstream == nil {
+			same := rt
+			same.path = "/api" + rt.path
+			s.mount(s.app, &same)
 		}
 	}
 	s.forwardRoutes(s.app, "")

@@ -21,6 +21,7 @@ import (
 	"go.opentelemetry.io/otel/trace"
 
 	"github.com/latchkey-dev/latchkey"
+	"github.com/latchkey-dev/latchkey/access"
 	"github.com/latchkey-dev/latchkey/audit"
 	"github.com/latchkey-dev/latchkey/authz"
 	"github.com/latchkey-dev/latchkey/forward"
@@ -34,28 +35,30 @@ import (
 type Config struct {
 	Authenticator *authz.Authenticator
 	// People tells whom personal tokens and OIDC tokens stand for; nil for nobody.
-	People        authz.PersonAuthenticator
-	Persons       *people.Persons
-	Tokens        *people.Tokens
-	Keys          *authz.Keys
-	Customers     *authz.Customers
-	Policies      *authz.Policies
-	Sets          *authz.Sets
-	Root          *authz.RootKey
-	Directory     *authz.Directory
-	Granter       *authz.Granter
-	Rights        *people.Rights
-	Searcher      *authz.Searcher
-	PDP           *authz.PDP
-	Table         authz.KeyTable
-	Parser        *scopes.Parser
-	Record        authz.Record
-	Events        Events
-	Refusals      *authz.Refusals // may be nil: then they are not recorded
-	DecisionLog   DecisionLog     // may be nil: then there is none
-	Log           *slog.Logger
-	Registry      *prometheus.Registry
-	Now           func() time.Time
+	People      authz.PersonAuthenticator
+	Persons     *people.Persons
+	Tokens      *people.Tokens
+	Keys        *authz.Keys
+	Customers   *authz.Customers
+	Policies    *authz.Policies
+	Sets        *authz.Sets
+	Root        *authz.RootKey
+	Directory   *authz.Directory
+	Granter     *authz.Granter
+	Rights      *people.Rights
+	Templates   *access.Templates
+	Requests    *access.Requests
+	Searcher    *authz.Searcher
+	PDP         *authz.PDP
+	Table       authz.KeyTable
+	Parser      *scopes.Parser
+	Record      authz.Record
+	Events      Events
+	Refusals    *authz.Refusals // may be nil: then they are not recorded
+	DecisionLog DecisionLog     // may be nil: then there is none
+	Log         *slog.Logger
+	Registry    *prometheus.Registry
+	Now         func() time.Time
 	// Feed is what sidecars follow, and Nodes which they are.
 	Feed  *authz.Feed
 	Nodes *authz.Nodes
