@@ -15,6 +15,8 @@ type CLI struct {
 	Keys        KeysCmd                   `cmd:"" help:"Make, list, rotate and revoke access keys."`
 	Sets        SetsCmd                   `cmd:"" help:"Write and read the sets that policies ask."`
 	Grants      GrantsCmd                 `cmd:"" help:"Give, show and end rights that subjects hold for a while."`
+	Requests    RequestsCmd               `cmd:"" help:"Ask for access, decide on requests, and end them."`
+	Templates   TemplatesCmd              `cmd:"" help:"Keep the templates of what may be asked for."`
 	Customers   CustomersCmd              `cmd:"" help:"Make, list, change and end customers."`
 	Policies    PoliciesCmd               `cmd:"" help:"Publish, show, check and test policies."`
 	Decide      DecideCmd                 `cmd:"" help:"Ask for a decision; exit code 1 when it is a deny."`

@@ -3,7 +3,6 @@ package main
 import (
 	"context"
 	"encoding/json"
-	"fmt"
 	"io"
 	"net/http"
 	"net/url"
@@ -87,13 +86,7 @@ func (cmd *GrantsListCmd) Run(ctx context.Context, g *Globals, std streams) erro
 		}
 	}
 	reply, err := cmd.call(ctx, http.MethodGet, "/v1/grants?"+q.Encode(), nil)
-	if err := showGrants(g, std.out, reply, err); err != nil || g.JSON {
-		return err
-	}
-	if next := reply.Get("next_cursor"); next.Type != gjson.Null {
-		fmt.Fprintln(std.out, "more with --cursor", next)
-	}
-	return nil
+	return showMore(g, std.out, reply, showGrants(g, std.out, reply, err))
 }
 
 // GrantsGetCmd shows a grant.
