@@ -118,6 +118,8 @@ of `+"`serve`"+`, and `+"`LATCHKEY_KEY`"+` is what a sidecar and the commands th
 Secrets may come from files of one line: in place of `+"`"+strings.Join(secretSettings, "`, `")+"`"+`
 set the variable of the same name with `+"`_FILE`"+` at its end to the path of the file.
 
+`+aliasText()+`
+
 ## serve
 
 `)
@@ -137,6 +139,14 @@ set the variable of the same name with `+"`_FILE`"+` at its end to the path of t
 	}
 	fmt.Fprintf(out, "\nIt takes these too, as `serve` does: %s.\n", strings.Join(shared, ", "))
 	return nil
+}
+
+func aliasText() string {
+	var list []string
+	for _, a := range aliases {
+		list = append(list, "`"+a.alias+"` for `"+a.setting+"`")
+	}
+	return "Some variables have a second name, that of other documents: " + strings.Join(list, ", ") + "."
 }
 
 const settingsHead = "| Flag | Environment | File | Default | Meaning |\n|---|---|---|---|---|\n"

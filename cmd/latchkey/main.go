@@ -58,7 +58,7 @@ func usage(format string, args ...any) error {
 
 // run is main without the process: it returns the exit code.
 func run(ctx context.Context, args []string, std streams) int {
-	if err := readSecretFiles(); err != nil {
+	if err := errors.Join(readAliases(), readSecretFiles()); err != nil {
 		fmt.Fprintln(std.err, "latchkey:", err)
 		return exitUsage
 	}

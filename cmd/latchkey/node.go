@@ -234,8 +234,9 @@ type node struct {
 	redis *cache.Redis // nil for none, as relay
 	relay *cache.Relay
 
-	vault *vault.Vault  // customers' secrets
-	guard *notify.Guard // of addresses that customers set
+	vault *vault.Vault         // customers' secrets
+	guard *notify.Guard        // of addresses that customers set
+	auto  *notify.AutoApproval // what approves requests by itself
 }
 
 // nodeConfig is what a node is given beside its flags.
@@ -276,6 +277,9 @@ func openNode(ctx context.Context, cmd *ServeCmd, with nodeConfig) (*node, error
 	}
 	n.guard = notify.NewGuard(notify.GuardConfig{Allow: allowed})
 	if err := n.openVault(ctx, cmd.SecretsKeyFile); err != nil {
+		return nil, errors.Join(err, n.close())
+	}
+	if n.auto, err = cmd.OnCall.open(n.guard, n.registry); err != nil {
 		return nil, errors.Join(err, n.close())
 	}
 	if n.bundles, err = newPulledBundles(sources, n, cmd.Data); err != nil {

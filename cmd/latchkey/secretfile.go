@@ -11,7 +11,8 @@ import (
 // of the same name with _FILE at its end names: containers get secrets as
 // files, an image without a shell cannot read them into its environment, and
 // whoever may inspect a container sees the environment that it was given.
-var secretSettings = []string{"LATCHKEY_DATABASE", "LATCHKEY_REDIS", "LATCHKEY_ROOT_KEY", "LATCHKEY_KEY"}
+var secretSettings = []string{"LATCHKEY_DATABASE", "LATCHKEY_REDIS", "LATCHKEY_ROOT_KEY", "LATCHKEY_KEY",
+	incidentIOKey, pagerDutyKey, webhookSecret}
 
 // maxSecretFile bounds what is read of such a file.
 const maxSecretFile = 64 << 10

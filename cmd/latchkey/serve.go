@@ -40,6 +40,7 @@ type ServeCmd struct {
 
 	Bundles string `help:"Bundles (YAML) that customers' policies and sets come from, in place of the API." type:"path" env:"LATCHKEY_BUNDLES" placeholder:"FILE"`
 
+	OnCall    OnCall `embed:""`
 	Staleness `embed:""`
 	Compat    Compat `embed:"" prefix:"compat."`
 }
@@ -61,7 +62,7 @@ func (cmd *ServeCmd) validate() error {
 	case cmd.MaxActiveKeys < 1:
 		return usage("--max-active-keys: want at least 1")
 	}
-	return errors.Join(cmd.Staleness.validate(cmd.Database != ""), cmd.validateRedis(), cmd.Front.validate())
+	return errors.Join(cmd.Staleness.validate(cmd.Database != ""), cmd.validateRedis(), cmd.OnCall.validate(), cmd.Front.validate())
 }
 
 // Run serves until the context ends, then lets running requests finish.
