@@ -93,13 +93,16 @@ func NewOnCall(registry *prometheus.Registry, providers ...OnCallProvider) *OnCa
 		Help: "Times that a provider was asked who is on call, by its answer: active, inactive, or unknown, where it gave none that can be used.",
 	}, []string{"provider", "answer"})}
 	registry.MustRegister(o.asked)
-	for _, p := range providers {
+	for _, name := range onCallNames {
 		for _, answer := range []string{"active", "inactive", "unknown"} {
-			o.asked.WithLabelValues(p.Name(), answer)
+			o.asked.WithLabelValues(name, answer)
 		}
 	}
 	return o
 }
+
+// onCallNames are the providers that there can be.
+var onCallNames = []string{"incidentio", "pagerduty", "http"}
 
 // Names are those of the providers.
 func (o *OnCall) Names() (names []string) {

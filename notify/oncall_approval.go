@@ -19,9 +19,6 @@ import (
 	"github.com/latchkey-dev/latchkey/policies"
 )
 
-// onCallNames are the providers that there can be.
-var onCallNames = []string{"incidentio", "pagerduty", "http"}
-
 // compiledConditions is how many conditions are kept compiled.
 const compiledConditions = 256
 

@@ -356,7 +356,7 @@ func TestOnCall_WaitsFiveSecondsForAllTogether(t *testing.T) {
 		if !states["incidentio"].Active || unknown["pagerduty"] == nil || len(states) != 1 || len(unknown) != 1 {
 			t.Errorf("%v, %v", states, unknown)
 		}
-		if n := testutil.CollectAndCount(registry, "latchkey_oncall_asked_total"); n != 6 {
+		if n := testutil.CollectAndCount(registry, "latchkey_oncall_asked_total"); n != 9 {
 			t.Errorf("%d series", n)
 		}
 		if states, unknown := o.Ask(context.Background(), nil, aboutJane()); len(states)+len(unknown) != 0 {
