@@ -60,9 +60,9 @@ func nodeProject(t *testing.T) string {
 	return dir
 }
 
-// node runs a program of the project, with nothing of this process's environment
+// runNode runs a program of the project, with nothing of this process's environment
 // but what it needs to run.
-func nodeJS(ctx context.Context, t *testing.T, dir string, env []string, args ...string) (stdout, stderr string, err error) {
+func runNode(ctx context.Context, t *testing.T, dir string, env []string, args ...string) (stdout, stderr string, err error) {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(ctx, time.Minute)
 	defer cancel()
@@ -77,7 +77,7 @@ func nodeJS(ctx context.Context, t *testing.T, dir string, env []string, args ..
 
 func TestKit_PackagesPassNodesOwnRunner(t *testing.T) {
 	dir := nodeProject(t)
-	if out, errs, err := nodeJS(t.Context(), t, dir, nil, "--test", "packages.test.mjs"); err != nil {
+	if out, errs, err := runNode(t.Context(), t, dir, nil, "--test", "packages.test.mjs"); err != nil {
 		t.Errorf("%v\n%s%s", err, out, errs)
 	}
 }
