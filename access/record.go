@@ -22,8 +22,11 @@ type Record interface {
 
 	// Template returns one, NotFound without it.
 	Template(ctx context.Context, customer, id string) (Template, error)
-	// Templates lists them by name; after is the last name of the page before.
-	Templates(ctx context.Context, customer, after string, limit int) ([]Template, error)
+	// Templates lists them by name, then by id, after the given place.
+	Templates(ctx context.Context, customer, afterName, afterID string, limit int) ([]Template, error)
+
+	// Resource is authz.DirectoryRecord's.
+	Resource(ctx context.Context, customer string, ref authz.EntityRef) (authz.ResourceRecord, bool, error)
 
 	// Request returns one, NotFound without it.
 	Request(ctx context.Context, customer, id string) (Request, error)
@@ -41,6 +44,9 @@ type Record interface {
 	Lease(ctx context.Context, customer, id, holder string, now, until latchkey.Instant) (bool, error)
 	// Release ends a lease that the holder has, and keeps what came of the task.
 	Release(ctx context.Context, customer, id, holder, failure string) error
+	// Postpone notes when providers are asked about a request again. Outside of a
+	// change, as a lease is.
+	Postpone(ctx context.Context, customer, id string, until latchkey.Instant) error
 }
 
 // Tx is what a change may read and write, in the chain's customer.
@@ -55,7 +61,8 @@ type Tx interface {
 	HasTask(ctx context.Context, id string) (bool, error)
 
 	Template(ctx context.Context, id string) (Template, error)
-	// InsertTemplate and UpdateTemplate are a Conflict where another one has the name.
+	// CountTemplates counts the customer's.
+	CountTemplates(ctx context.Context) (int, error)
 	InsertTemplate(ctx context.Context, t Template) error
 	UpdateTemplate(ctx context.Context, t Template) error
 	// DeleteTemplate deletes one; its requests keep their data.

@@ -103,6 +103,9 @@ type Request struct {
 	// Failure is why it failed.
 	Failure string `json:"failure"`
 
+	// RecheckAt is when providers are asked again whether they would still approve.
+	RecheckAt latchkey.Instant `json:"recheck_at"`
+
 	// TriggerFailure is what came of the last task that had to succeed before an
 	// approval and did not.
 	TriggerFailure string `json:"-"`
@@ -202,14 +205,14 @@ type Query struct {
 // StatusAt is what has become of it at now: what has run out has expired, whether
 // or not that is written down.
 func (r *Request) StatusAt(now latchkey.Instant) Status {
-	if now >= r.endsAt() {
+	if now >= r.EndsAt() {
 		return Expired
 	}
 	return r.Status
 }
 
-// endsAt is when it expires if nothing else becomes of it.
-func (r *Request) endsAt() latchkey.Instant {
+// EndsAt is when it expires if nothing else becomes of it.
+func (r *Request) EndsAt() latchkey.Instant {
 	switch r.Status {
 	case Pending:
 		return r.PendingUntil

@@ -210,3 +210,44 @@ func (s *ResourceSelector) Matches(r authz.ResourceRecord) bool {
 	}
 	return true
 }
+
+// longest is how long a right by it may last; 0 is no bound but MaxMinutes.
+func (t *Template) longest() Minutes {
+	longest := t.MaxDuration
+	if longest == 0 && len(t.AllowedDurations) > 0 {
+		longest = slices.Max(t.AllowedDurations)
+	}
+	if longest == 0 {
+		longest = MaxMinutes
+	}
+	return longest
+}
+
+// checkDuration refuses what a temporary right cannot last.
+func (t *Template) checkDuration(d Minutes, at string) error {
+	allowed := d > 0 && d <= t.longest() && (len(t.AllowedDurations) == 0 || slices.Contains(t.AllowedDurations, d))
+	if !allowed {
+		return fault(at, "duration_not_allowed", "the template does not allow this duration")
+	}
+	return nil
+}
+
+// checkWindow refuses what cannot be a window now. One that has begun is cut when
+// it is approved: nothing holds before it was.
+func (t *Template) checkWindow(w Window, at string, now latchkey.Instant) error {
+	switch {
+	case w.End <= w.Start:
+		return fault(at+"/end", "window_empty", "a window ends after it begins")
+	case w.End <= now:
+		return fault(at+"/end", "window_over", "the window is over")
+	case w.End == latchkey.Never:
+		return fault(at+"/end", "window_open", "a window has an end")
+	case w.End > max(w.Start, now).Add(t.longest().Duration()):
+		return fault(at+"/end", "duration_not_allowed", "the window is longer than the template allows")
+	}
+	return nil
+}
+
+func fault(at, code, detail string) error {
+	return latchkey.InvalidFaults(latchkey.Fault{Pointer: at, Code: code, Detail: detail})
+}

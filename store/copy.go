@@ -22,6 +22,7 @@ var tables = []string{
 	"subjects", "resources", "resource_labels", "resource_types",
 	"grants", "audit_events", "audit_heads", "feed", "nodes", "replies",
 	"sealed_secrets", "webhooks", "deliveries", "delivery_cursors",
+	"access_templates", "access_template_refs", "access_places", "access_requests", "access_requesters", "access_awaited", "access_messages",
 }
 
 // Copied is what a copy holds.

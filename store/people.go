@@ -654,11 +654,20 @@ func (t *tx) DeleteEntitlement(ctx context.Context, id string) error {
 	return nil
 }
 
+// use is something that keeps another thing from being deleted.
+type use struct{ what, query string }
+
+func namedByTemplate(kind string) use {
+	return use{"a template", `SELECT count(*) FROM access_template_refs WHERE ref_id = $1 AND customer_id = $2 AND kind = '` + kind + `'`}
+}
+
 // uses says by kind what keeps a thing from being deleted: queries that count it,
 // with what they count. $1 is the thing's id, $2 its customer's.
-var uses = map[string][]struct{ what, query string }{
-	"application": {{"an entitlement", `SELECT count(*) FROM entitlements WHERE app_id = $1 AND customer_id = $2`}},
-	"entitlement": {{"a group", `SELECT count(*) FROM group_entitlements WHERE entitlement_id = $1 AND customer_id = $2`}},
+var uses = map[string][]use{
+	"application": {{"an entitlement", `SELECT count(*) FROM entitlements WHERE app_id = $1 AND customer_id = $2`}, {"a template", `SELECT count(*) FROM access_templates WHERE app_id = $1 AND customer_id = $2`}},
+	"entitlement": {{"a group", `SELECT count(*) FROM group_entitlements WHERE entitlement_id = $1 AND customer_id = $2`}, namedByTemplate("entitlement")},
+	"group":       {namedByTemplate("group")},
+	"task":        {namedByTemplate("task")},
 }
 
 // UsedBy implements people.Writer.

@@ -1,0 +1,163 @@
+package access
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"github.com/latchkey-dev/latchkey"
+	"github.com/latchkey-dev/latchkey/audit"
+	"github.com/latchkey-dev/latchkey/authz"
+)
+
+// dueAtOnce is how many requests a job takes from the record at a time.
+const dueAtOnce = 200
+
+// Sweep writes down what has expired, and returns how many requests. Nothing rests
+// on it: what has run out is expired to everybody at once.
+func (s *Requests) Sweep(ctx context.Context, now latchkey.Instant) (int, error) {
+	return s.each(ctx, DueExpiry, now, func(d DueRequest) error {
+		_, err := s.own(ctx, d, now, func(tx Tx, _ *authz.Call, r *Request) (audit.Draft, error) {
+			return s.expire(ctx, tx, r, now)
+		})
+		return err
+	})
+}
+
+// expire writes down that a request has expired.
+func (s *Requests) expire(ctx context.Context, tx Tx, r *Request, now latchkey.Instant) (audit.Draft, error) {
+	pending := r.Status == Pending
+	next, err := s.step(ctx, tx, *r, Expire{}, now)
+	if err != nil {
+		return audit.Draft{}, err
+	}
+	*r = next
+	return draft(&authz.Call{Now: now}, r, "expire", r.told(ExpiredEvent).flag("pending", pending)), nil
+}
+
+// Escalate takes requests that nobody decided in time to further people, once, and
+// returns how many.
+func (s *Requests) Escalate(ctx context.Context, now latchkey.Instant) (int, error) {
+	return s.each(ctx, DueEscalation, now, func(d DueRequest) error {
+		_, err := s.own(ctx, d, now, func(tx Tx, call *authz.Call, r *Request) (audit.Draft, error) {
+			further, err := approvers(ctx, tx, []string{r.Snapshot.Template.EscalationGroup})
+			if err != nil {
+				return audit.Draft{}, err
+			}
+			var told []Party
+			for _, c := range others(further, r.Requester.ID, r.Beneficiary.ID) {
+				told = append(told, c.party())
+			}
+			next, err := s.step(ctx, tx, *r, Escalate{Notified: told}, now)
+			if err != nil {
+				return audit.Draft{}, err
+			}
+			return draft(call, &next, "escalate", next.told(Escalated).people("notified_approvers", told)), nil
+		})
+		return err
+	})
+}
+
+// Recheck asks providers again about what they approved, where the template wants
+// that, and revokes what they would not approve any more; it returns about how many
+// it asked. What they do not say revokes nothing.
+func (s *Requests) Recheck(ctx context.Context, now latchkey.Instant) (int, error) {
+	if s.cfg.Auto == nil {
+		return 0, nil
+	}
+	return s.each(ctx, DueRecheck, now, func(d DueRequest) error {
+		r, err := s.cfg.Record.Request(ctx, d.Customer, d.ID)
+		if err != nil {
+			return err
+		}
+		again := now.Add(r.Snapshot.Template.RevokeWhenOffCall.Duration())
+		q := AutoQuestion{Customer: d.Customer, Template: r.Snapshot.Template, Request: r, Now: now}
+		if q.Requester, err = s.cfg.Record.Person(ctx, d.Customer, r.Requester.ID); err != nil {
+			return err
+		}
+		if q.Beneficiary, err = s.cfg.Record.Person(ctx, d.Customer, r.Beneficiary.ID); err != nil {
+			return err
+		}
+		for _, ref := range r.Resources {
+			resource, found, err := s.cfg.Record.Resource(ctx, d.Customer, ref)
+			if err != nil {
+				return err
+			}
+			if !found { // then nothing says that it would be approved, nor that not
+				resource = authz.ResourceRecord{EntityRef: ref, Labels: "{}", Properties: "{}"}
+			}
+			q.Resources = append(q.Resources, resource)
+		}
+		bounded, cancel := context.WithTimeout(ctx, AutoTimeout)
+		defer cancel()
+		answer, err := s.cfg.Auto.Evaluate(bounded, q)
+		if err != nil {
+			s.troubled(ctx, "recheck", fmt.Errorf("request %s of %s: %w", d.ID, d.Customer, err))
+		}
+		if err != nil || answer.Approve {
+			return s.cfg.Record.Postpone(ctx, d.Customer, d.ID, again)
+		}
+		seq, err := s.own(ctx, d, now, func(tx Tx, call *authz.Call, r *Request) (audit.Draft, error) {
+			next, err := s.step(ctx, tx, *r, Revoke{By: authz.Bot, Reason: "not on call any more"}, now)
+			if err == nil {
+				err = s.endGrant(ctx, tx, &next, now)
+			}
+			if err != nil {
+				return audit.Draft{}, err
+			}
+			return by(draft(call, &next, "revoke", next.told(RevokedEvent).text("revoked_by", next.RevokedBy).flag("cancelled", false)), authz.Bot), nil
+		})
+		if err == nil && seq > 0 {
+			s.cfg.Subjects.Reach(ctx, d.Customer, seq)
+		}
+		return err
+	})
+}
+
+// own makes a change of latchkey's own to a request, and returns its number. One
+// that something has become of meanwhile is left as it is.
+func (s *Requests) own(ctx context.Context, d DueRequest, now latchkey.Instant, do func(Tx, *authz.Call, *Request) (audit.Draft, error)) (seq int64, err error) {
+	call := authz.Call{Now: now}
+	err = s.cfg.Record.Change(ctx, authz.Change{Chain: d.Customer, At: now}, func(tx Tx) (audit.Draft, error) {
+		seq = tx.Seq()
+		r, err := tx.Request(ctx, d.ID)
+		if err != nil {
+			return audit.Draft{}, err
+		}
+		return do(tx, &call, &r)
+	})
+	switch latchkey.CodeOf(err) {
+	case "request_not_due", "request_not_pending":
+		return 0, nil
+	}
+	return seq, err
+}
+
+// each does something with everything that is due, and returns with how much it
+// succeeded. What fails is left for the next time, and keeps nothing else waiting.
+func (s *Requests) each(ctx context.Context, what Due, now latchkey.Instant, do func(DueRequest) error) (n int, err error) {
+	seen := map[DueRequest]bool{}
+	failed := 0
+	for {
+		list, e := s.cfg.Record.Due(ctx, what, now, dueAtOnce+failed)
+		if e != nil {
+			return n, errors.Join(err, e)
+		}
+		fresh := false
+		for _, d := range list {
+			if seen[d] {
+				continue
+			}
+			fresh, seen[d] = true, true
+			if e := do(d); e != nil {
+				failed++
+				err = errors.Join(err, fmt.Errorf("%s of request %s of %s: %w", what, d.ID, d.Customer, e))
+				continue
+			}
+			n++
+		}
+		if !fresh || ctx.Err() != nil {
+			return n, err
+		}
+	}
+}
