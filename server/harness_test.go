@@ -218,7 +218,8 @@ func start(t testing.TB, change ...func(*options)) *api {
 	}
 	cfg.Tokens = people.NewTokens(a.db.People(), peppers)
 	cfg.People = cfg.Tokens
-	cfg.Persons = people.NewPersons(people.Config{Record: a.db.People(), Tokens: cfg.Tokens, Keys: cfg.Keys, Table: a.table, Parser: parser, Grants: a.subjects})
+	staff := people.Config{Record: a.db.People(), Tokens: cfg.Tokens, Keys: cfg.Keys, Table: a.table, Parser: parser, Grants: a.subjects}
+	cfg.Persons, cfg.Groups, cfg.Catalogue = people.NewPersons(staff), people.NewGroups(staff), people.NewCatalogue(staff)
 	cfg.Searcher = authz.NewSearcher(record, cfg.PDP)
 	o.sets.Record, o.sets.Origin = record, o.origin
 	cfg.Sets = authz.NewSets(o.sets)

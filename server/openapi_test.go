@@ -289,6 +289,10 @@ func startOpenAPI(t *testing.T, doc *openapiDocument, change func(*server.Config
 		Log: slog.New(slog.DiscardHandler), Registry: prometheus.NewRegistry(), Now: now,
 		PublicURL: "http://latchkey.example", NodeID: "openapi", SealKey: secrets.Seal, AuthFailureRate: 1000,
 	}
+	cfg.Tokens = people.NewTokens(s.db.People(), peppers)
+	cfg.People = cfg.Tokens
+	staff := people.Config{Record: s.db.People(), Tokens: cfg.Tokens, Keys: cfg.Keys, Table: table, Parser: parser, Grants: subjects}
+	cfg.Persons, cfg.Groups, cfg.Catalogue = people.NewPersons(staff), people.NewGroups(staff), people.NewCatalogue(staff)
 	cfg.Feed = authz.NewFeed(authz.FeedConfig{Record: s.db, Maker: &authz.RecordMaker{Record: s.db, Epoch: testEpoch}, Signer: feedSigner(t), Issuer: "openapi",
 		Now: func() latchkey.Instant { return latchkey.InstantOf(now()) }, MaxBytes: 1 << 20})
 	cfg.Nodes = authz.NewNodes(nil, false, 30*time.Second)

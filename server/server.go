@@ -38,6 +38,8 @@ type Config struct {
 	People      authz.PersonAuthenticator
 	Persons     *people.Persons
 	Tokens      *people.Tokens
+	Groups      *people.Groups
+	Catalogue   *people.Catalogue
 	Keys        *authz.Keys
 	Customers   *authz.Customers
 	Policies    *authz.Policies

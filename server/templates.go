@@ -75,11 +75,12 @@ func (s *Server) getTemplate(r *request) error {
 func (s *Server) listTemplates(r *request) error {
 	q := r.query("limit", "cursor")
 	limit := q.number("limit", 50, 1, 200)
-	after := ""
+	var after, afterID string
 	if cursor, given := q.values["cursor"]; given {
 		text, err := base64.RawURLEncoding.DecodeString(cursor)
-		name, ok := strings.CutPrefix(string(text), "template:")
-		if after = name; err != nil || !ok || !strictText(name) {
+		place, ok := strings.CutPrefix(string(text), "template:")
+		id, name, both := strings.Cut(place, ":")
+		if after, afterID = name, id; err != nil || !ok || !both || !strictText(name) {
 			q.fault("cursor", "invalid_cursor", "want a next_cursor of an earlier page")
 		}
 	}
@@ -88,11 +89,11 @@ func (s *Server) listTemplates(r *request) error {
 	}
 	ctx, cancel := r.context()
 	defer cancel()
-	list, err := s.cfg.Templates.List(ctx, r.call(), after, limit+1) // one more tells whether there is a next page
+	list, err := s.cfg.Templates.List(ctx, r.call(), after, afterID, limit+1) // one more tells whether there is a next page
 	if err != nil {
 		return err
 	}
-	return page(r, "access_request_templates", list, limit, appendTemplate, func(t *access.Template) string { return "template:" + t.Name })
+	return page(r, "access_request_templates", list, limit, appendTemplate, func(t *access.Template) string { return "template:" + t.ID + ":" + t.Name })
 }
 
 func (s *Server) deleteTemplate(r *request) error {

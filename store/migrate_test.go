@@ -156,7 +156,8 @@ func TestCopy_TakesEverythingAndVerifiesIt(t *testing.T) {
 		INSERT INTO entitlements VALUES ('e1', 'default', 'a1', 'login', '{}', '{}', 1, 1);
 		INSERT INTO groups VALUES ('g1', 'default', 'ops', 1, 1);
 		INSERT INTO group_members VALUES ('g1', 'p1', 'default', 1);
-		INSERT INTO group_entitlements VALUES ('g1', 'e1', 'default')`)
+		INSERT INTO group_entitlements VALUES ('g1', 'e1', 'default');
+		INSERT INTO access_key_persons SELECT id, 'p1', 'default' FROM access_keys LIMIT 1`)
 	if err := db.WriteUses(ctx, []authz.Use{{Key: authz.KeyID{1}, At: start}}, nil); err != nil {
 		t.Fatal(err)
 	}

@@ -11,5 +11,5 @@ func (n *node) people(cfg *server.Config) {
 	cfg.Tokens = people.NewTokens(record, n.peppers)
 	cfg.People = cfg.Tokens
 	with := people.Config{Record: record, Tokens: cfg.Tokens, Keys: cfg.Keys, Table: n.table, Parser: n.parser, Grants: n.subjects}
-	cfg.Persons = people.NewPersons(with)
+	cfg.Persons, cfg.Groups, cfg.Catalogue = people.NewPersons(with), people.NewGroups(with), people.NewCatalogue(with)
 }
