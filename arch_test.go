@@ -31,13 +31,14 @@ var edges = map[string][]string{
 	"authz":    {"scopes", "audit", "policies", "feed"},
 	"people":   {"authz", "scopes", "audit", "feed"},
 	"access":   {"people", "authz", "scopes", "audit", "policies", "feed"},
+	"tasks":    {"access", "deliveries", "people", "authz", "audit", "feed", "internal/vault"},
 	"forward":  nil,
 	"feed":     nil,
 
 	// Webhooks, and what is told to people.
 	"deliveries": {"people", "authz", "audit", "feed", "internal/vault"},
 
-	"store": {"internal/vault", "authz", "people", "access", "deliveries", "audit", "scopes", "policies", "feed"},
+	"store": {"internal/vault", "authz", "people", "access", "deliveries", "tasks", "audit", "scopes", "policies", "feed"},
 	"cache": {"authz", "policies", "scopes", "feed"},
 	// The sidecar's line to its control plane.
 	"control": {"feed"},
@@ -46,15 +47,15 @@ var edges = map[string][]string{
 
 	"policies/bundle": {"policies", "audit", "scopes"},
 
-	"notify": {"audit", "access", "deliveries", "authz", "policies"},
+	"notify": {"audit", "access", "deliveries", "tasks", "authz", "policies"},
 
 	// Scripts, in a process of their own; it knows nothing of what it runs for.
 	"notify/sandbox": nil,
 
-	"server":          {"authz", "people", "access", "deliveries", "audit", "scopes", "policies", "forward", "policies/bundle", "feed"},
+	"server":          {"authz", "people", "access", "deliveries", "tasks", "audit", "scopes", "policies", "forward", "policies/bundle", "feed"},
 	"server/extauthz": {"forward"},
 
-	"cmd/latchkey": {"scopes", "policies", "audit", "authz", "people", "access", "deliveries", "forward", "feed", "store", "cache", "control", "notify", "notify/sandbox", "policies/bundle", "server", "server/extauthz", "internal/keyring", "internal/vault"},
+	"cmd/latchkey": {"scopes", "policies", "audit", "authz", "people", "access", "deliveries", "tasks", "forward", "feed", "store", "cache", "control", "notify", "notify/sandbox", "policies/bundle", "server", "server/extauthz", "internal/keyring", "internal/vault"},
 
 	// Programs of the workshop; nothing of the product imports them.
 	"internal/bench":      {"scopes", "authz", "store", "cache", "internal/keyring", "policies/bundle", "internal/page"},

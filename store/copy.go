@@ -21,8 +21,8 @@ var tables = []string{
 	"policies", "policy_versions", "sets", "set_values",
 	"subjects", "resources", "resource_labels", "resource_types",
 	"grants", "audit_events", "audit_heads", "feed", "nodes", "replies",
-	"sealed_secrets", "webhooks", "deliveries", "delivery_cursors",
 	"access_templates", "access_template_refs", "access_places", "access_requests", "access_requesters", "access_awaited", "access_messages",
+	"sealed_secrets", "webhooks", "deliveries", "delivery_cursors", "tasks", "task_runs", "task_cursors",
 }
 
 // Copied is what a copy holds.

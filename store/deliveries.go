@@ -172,16 +172,7 @@ func (t deliveryTx) UpdateDelivery(ctx context.Context, d deliveries.Delivery) e
 
 // Behind implements deliveries.Queue.
 func (db DeliveryRecord) Behind(ctx context.Context) ([]deliveries.Behind, error) {
-	found, err := db.read.QueryContext(ctx, `SELECT c.id, coalesce(d.seq, 0), c.seq FROM customers c LEFT JOIN delivery_cursors d ON d.customer_id = c.id
-		WHERE c.seq > coalesce(d.seq, 0) AND c.deleted_at = $1 AND c.id <> $2`, int64(latchkey.Never), audit.SystemChain)
-	list, err := collect(found, err, func(row scanner) (b deliveries.Behind, err error) {
-		err = row.Scan(&b.Customer, &b.Cursor, &b.Head)
-		return b, err
-	})
-	if err != nil {
-		return nil, refine(fmt.Errorf("read how far deliveries go: %w", err))
-	}
-	return list, nil
+	return deliveryCursors.behind(ctx, db.DB)
 }
 
 // Lifecycle implements deliveries.Queue.
@@ -206,37 +197,18 @@ func (db DeliveryRecord) Event(ctx context.Context, chain string, seq int64) (au
 
 // Advance implements deliveries.Queue.
 func (db DeliveryRecord) Advance(ctx context.Context, customer string, from, to int64, made []deliveries.Delivery) (moved bool, err error) {
-	sqltx, err := db.write.BeginTx(ctx, nil)
-	if err != nil {
-		return false, refine(fmt.Errorf("begin to make deliveries: %w", err))
-	}
-	defer sqltx.Rollback() //nolint:errcheck // nothing to do after a commit
-	// The row is there from the first time on; who comes at the same time waits for
-	// it, and then finds it moved.
-	_, err = sqltx.ExecContext(ctx, `INSERT INTO delivery_cursors (customer_id, seq) VALUES ($1, 0) ON CONFLICT DO NOTHING`, customer)
-	var res sql.Result
-	if err == nil {
-		res, err = sqltx.ExecContext(ctx, `UPDATE delivery_cursors SET seq = $3 WHERE customer_id = $1 AND seq = $2`, customer, from, to)
-	}
-	if err != nil {
-		return false, refine(fmt.Errorf("move the cursor of %s: %w", customer, err))
-	}
-	if n, err := res.RowsAffected(); err != nil || n == 0 {
-		return false, refine(err)
-	}
-	for _, d := range made {
-		_, err := sqltx.ExecContext(ctx, `INSERT INTO deliveries (`+deliveryColumns+`) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18)
-			ON CONFLICT DO NOTHING`,
-			d.ID, d.Customer, string(d.Channel), d.Target, d.Recipient, d.Seq, d.Event, int64(d.EventAt), d.RequestID, string(d.Status),
-			d.Attempts, int64(d.NextAt), int64(d.EndsAt), int64(d.AttemptedAt), d.Outcome.Result, d.Outcome.ReplyStatus, d.Outcome.ReplyHead, int64(d.CreatedAt))
-		if err != nil {
-			return false, refine(fmt.Errorf("insert a delivery of %s: %w", customer, err))
+	return deliveryCursors.advance(ctx, db.DB, customer, from, to, func(tx *sql.Tx) error {
+		for _, d := range made {
+			_, err := tx.ExecContext(ctx, `INSERT INTO deliveries (`+deliveryColumns+`) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18)
+				ON CONFLICT DO NOTHING`,
+				d.ID, d.Customer, string(d.Channel), d.Target, d.Recipient, d.Seq, d.Event, int64(d.EventAt), d.RequestID, string(d.Status),
+				d.Attempts, int64(d.NextAt), int64(d.EndsAt), int64(d.AttemptedAt), d.Outcome.Result, d.Outcome.ReplyStatus, d.Outcome.ReplyHead, int64(d.CreatedAt))
+			if err != nil {
+				return fmt.Errorf("insert a delivery of %s: %w", customer, err)
+			}
 		}
-	}
-	if err := sqltx.Commit(); err != nil {
-		return false, refine(fmt.Errorf("commit deliveries of %s: %w", customer, err))
-	}
-	return true, nil
+		return nil
+	})
 }
 
 // DueTargets implements deliveries.Queue. It goes from target to target along the

@@ -1,0 +1,89 @@
+package tasks
+
+import (
+	"context"
+
+	"github.com/latchkey-dev/latchkey"
+	"github.com/latchkey-dev/latchkey/access"
+	"github.com/latchkey-dev/latchkey/audit"
+	"github.com/latchkey-dev/latchkey/authz"
+	"github.com/latchkey-dev/latchkey/deliveries"
+	"github.com/latchkey-dev/latchkey/internal/vault"
+)
+
+// Record is the database as the service of tasks needs it. Implemented by store.
+type Record interface {
+	// Change is authz.Record's, with what a change may do to tasks.
+	Change(ctx context.Context, c authz.Change, do func(Tx) (audit.Draft, error)) error
+
+	// Task returns one, NotFound without it.
+	Task(ctx context.Context, customer, id string) (Task, error)
+	// Tasks lists them by name; after is the last name of the page before.
+	Tasks(ctx context.Context, customer, after string, limit int) ([]Task, error)
+	// Runs lists those of a task, newest first.
+	Runs(ctx context.Context, q RunQuery) ([]Run, error)
+	vault.Record
+}
+
+// RunQuery selects runs of one task.
+type RunQuery struct {
+	Customer, Task string
+	// AfterCreated and AfterID are of the last one of the page before; "" for the
+	// first.
+	AfterCreated latchkey.Instant
+	AfterID      string
+	Limit        int
+}
+
+// Tx is what a change may do to tasks, in the chain's customer.
+type Tx interface {
+	authz.Tx
+	vault.Tx
+
+	Task(ctx context.Context, id string) (Task, error)
+	CountTasks(ctx context.Context) (int, error)
+	// InsertTask and UpdateTask are a Conflict where another one has the name.
+	InsertTask(ctx context.Context, t Task) error
+	UpdateTask(ctx context.Context, t Task) error
+	// DeleteTask deletes one with its runs.
+	DeleteTask(ctx context.Context, id string) error
+	// TaskUsed says what runs the task: "template", "subscription", or "" for nothing.
+	TaskUsed(ctx context.Context, id string) (string, error)
+}
+
+// Queue is the database as the Runner needs it. Several processes may share it.
+// Implemented by store.
+type Queue interface {
+	// Behind returns the customers, ended ones apart, with events that no runs have
+	// been made of.
+	Behind(ctx context.Context) ([]deliveries.Behind, error)
+	// Lifecycle returns the events about access requests with a sequence number from
+	// after, without it, up to through, oldest first.
+	Lifecycle(ctx context.Context, customer string, after, through int64) ([]audit.Event, error)
+	// Advance moves the customer's cursor from one event to another and writes the
+	// runs made of those between, all or nothing; a run of a task and an event that
+	// there is already is left out. Where the cursor is not at from, another process
+	// has moved it: nothing is written, and it returns false.
+	Advance(ctx context.Context, customer string, from, to int64, made []Run) (bool, error)
+	// InsertRun writes one run, unless the task has one of that event.
+	InsertRun(ctx context.Context, r Run) error
+
+	// DueCustomers returns the customers with runs that are due.
+	DueCustomers(ctx context.Context, now latchkey.Instant) ([]string, error)
+	// Claim takes up to limit runs of a customer that are due, those that have waited
+	// longest first, for the caller alone until the lease ends.
+	Claim(ctx context.Context, customer string, now, lease latchkey.Instant, limit int) ([]Run, error)
+	// FinishRun writes what has become of a claimed run, unless somebody else has
+	// claimed it since or it was deleted; then it returns false.
+	FinishRun(ctx context.Context, r Run) (bool, error)
+
+	// Event returns one event of a chain.
+	Event(ctx context.Context, chain string, seq int64) (audit.Event, error)
+	Task(ctx context.Context, customer, id string) (Task, error)
+	vault.Record
+}
+
+// Requests reads access requests. Implemented by store.Access.
+type Requests interface {
+	Request(ctx context.Context, customer, id string) (access.Request, error)
+}
