@@ -539,6 +539,7 @@ func TestOpenAPI_RepliesAreAsDocumented(t *testing.T) {
 	s.policies()
 	s.directory(full)
 	grant := s.grants(example, full)
+	people := s.people(full)
 	s.searches(full)
 	s.bundles()
 	s.sidecars(example)
@@ -549,7 +550,10 @@ func TestOpenAPI_RepliesAreAsDocumented(t *testing.T) {
 		"/v1/policies/{name}/rollback": "main", "/v1/policies/{name}/test": "main",
 		"/v1/bundles/{name}": "acme.tar.gz",
 		"/v1/grants/{id}":    grant,
-		"/v1/sets/{name}":    "open", "/v1/sets/{name}/values": "open", "/v1/sets/{name}/values/{value}": "open/values/A",
+		"/v1/users/{id}":     people.user, "/v1/users/{id}/claim": people.user, "/v1/personal_tokens/{id}": people.token,
+		"/v1/groups/{id}": people.group, "/v1/groups/{id}/members/{user_id}": people.group + "/members/" + people.user,
+		"/v1/applications/{id}": people.application, "/v1/entitlements/{id}": people.entitlement,
+		"/v1/sets/{name}": "open", "/v1/sets/{name}/values": "open", "/v1/sets/{name}/values/{value}": "open/values/A",
 		"/v1/subjects/{type}/{id}": "user/alice", "/v1/resources/{kind}/{id}": "host/a", "/v1/resource_types/{type}": "host",
 	}, poor.secret)
 	s.forwards(full)
@@ -1160,4 +1164,102 @@ func (s *openapiServer) service() {
 	if want, err := os.ReadFile("openapi.yaml"); err != nil || !bytes.Equal(served, want) {
 		s.t.Errorf("the server serves another document: %v", err)
 	}
+}
+
+// openapiPeople are the ids of what stays.
+type openapiPeople struct{ user, token, group, application, entitlement string }
+
+func (s *openapiServer) people(full openapiKey) (ids openapiPeople) {
+	s.t.Helper()
+	// made makes one of a kind with and without an Idempotency-Key, and asks for
+	// everything that is alike for all kinds.
+	made := func(kind, body, other, wrong string) (id string) {
+		s.t.Helper()
+		create, list, one := "POST /v1/"+kind, "GET /v1/"+kind, "/v1/"+kind+"/{id}"
+		once := map[string]string{"X-Customer-ID": "acme", "Idempotency-Key": kind + " 1"}
+		first := s.send(openapiCall{operation: create, key: s.root, headers: once, body: body}, 201)
+		s.send(openapiCall{operation: create, key: s.root, headers: once, body: body}, 201)
+		s.send(openapiCall{operation: create, key: s.root, headers: once, body: other}, 422)
+		s.send(openapiCall{operation: create, key: s.root, headers: openapiAcme, body: wrong}, 400)
+		s.send(openapiCall{operation: create, key: s.root, headers: openapiAcme, body: body}, 409)
+		s.send(openapiCall{operation: create, key: s.root, headers: openapiAcme, body: other}, 201)
+		s.send(openapiCall{operation: create, key: full.secret, body: body}, 403)
+		page := s.send(openapiCall{operation: list, path: list[4:] + "?limit=1", key: s.root, headers: openapiAcme}, 200)
+		s.send(openapiCall{operation: list, path: list[4:] + "?cursor=" + openapiField(s.t, page, "next_cursor"), key: s.root, headers: openapiAcme}, 200)
+		s.send(openapiCall{operation: list, path: list[4:] + "?cursor=x", key: s.root, headers: openapiAcme}, 400)
+		id = openapiField(s.t, first, "id")
+		at, nowhere := "/v1/"+kind+"/"+id, "/v1/"+kind+"/"+openapiNone
+		s.send(openapiCall{operation: "GET " + one, path: at, key: s.root, headers: openapiAcme}, 200)
+		s.send(openapiCall{operation: "GET " + one, path: nowhere, key: s.root, headers: openapiAcme}, 404)
+		s.send(openapiCall{operation: "PUT " + one, path: at, key: s.root, headers: openapiAcme, body: body}, 200)
+		s.send(openapiCall{operation: "PUT " + one, path: nowhere, key: s.root, headers: openapiAcme, body: body}, 404)
+		s.send(openapiCall{operation: "PUT " + one, path: at, key: s.root, headers: openapiAcme, body: wrong}, 400)
+		s.send(openapiCall{operation: "PUT " + one, path: at, key: s.root, headers: openapiAcme, body: other}, 409)
+		s.send(openapiCall{operation: "DELETE " + one, path: nowhere, key: s.root, headers: openapiAcme}, 404)
+		return id
+	}
+	ids.user = made("users", `{"username":"alice","email":"Alice@Example.com","name":"Alice"}`, `{"username":"bob","type":"Admin","email":null,"name":null}`, `{"username":"bot","id":"x"}`)
+	s.send(openapiCall{operation: "GET /v1/users", path: "/v1/users?username=alice&email=ALICE@example.com&type=User&active=true", key: s.root, headers: openapiAcme}, 200)
+	gone := openapiField(s.t, s.send(openapiCall{operation: "POST /v1/users", key: s.root, headers: map[string]string{"X-Customer-ID": "default"}, body: `{"username":"carol","type":"internal_admin"}`}, 201), "id")
+	s.send(openapiCall{operation: "POST /v1/users", key: s.root, headers: openapiAcme, body: `{"username":"dora","active":false}`}, 201)
+	s.send(openapiCall{operation: "DELETE /v1/users/{id}", path: "/v1/users/" + gone, key: s.root, headers: map[string]string{"X-Customer-ID": "default"}}, 204)
+	s.send(openapiCall{operation: "DELETE /v1/users/{id}", path: "/v1/users/" + gone, key: s.root, headers: map[string]string{"X-Customer-ID": "default"}}, 409)
+
+	const claim, create, list, revoke = "POST /v1/users/{id}/claim", "POST /v1/personal_tokens", "GET /v1/personal_tokens", "DELETE /v1/personal_tokens/{id}"
+	at := "/v1/users/" + ids.user + "/claim"
+	s.send(openapiCall{operation: claim, path: "/v1/users/" + openapiNone + "/claim", key: s.root, headers: openapiAcme}, 404)
+	s.send(openapiCall{operation: claim, path: "/v1/users/" + gone + "/claim", key: s.root, headers: map[string]string{"X-Customer-ID": "default"}}, 409)
+	once := map[string]string{"X-Customer-ID": "acme", "Idempotency-Key": "claim 1"}
+	s.send(openapiCall{operation: claim, path: at, key: s.root, headers: once}, 201)
+	code := openapiField(s.t, s.send(openapiCall{operation: claim, path: at, key: s.root, headers: once}, 201), "claim", "code")
+	once = map[string]string{"Idempotency-Key": "token 1"}
+	body := `{"claim_code":"` + code + `","name":"laptop"}`
+	token := openapiField(s.t, s.send(openapiCall{operation: create, headers: once, body: body}, 201), "token")
+	s.send(openapiCall{operation: create, headers: once, body: body}, 201)
+	s.send(openapiCall{operation: create, headers: once, body: `{"name":"other"}`}, 401)
+	s.send(openapiCall{operation: create, headers: once, body: strings.Replace(body, "laptop", "desk", 1)}, 422)
+	s.send(openapiCall{operation: create, body: body}, 401)
+	s.send(openapiCall{operation: create, key: token, body: body}, 400)
+	s.send(openapiCall{operation: create, key: s.root, body: `{"name":"of root"}`}, 403)
+	for range 4 {
+		ids.token = openapiField(s.t, s.send(openapiCall{operation: create, key: token, body: `{"name":"desk"}`}, 201), "id")
+	}
+	s.send(openapiCall{operation: create, key: token, body: `{"name":"desk"}`}, 409)
+	s.send(openapiCall{operation: create, body: "x", media: "text/plain"}, 415)
+	s.send(openapiCall{operation: create}, 413)
+	s.send(openapiCall{operation: list, key: token}, 200)
+	s.send(openapiCall{operation: list, path: list[4:] + "?user_id=" + ids.user, key: s.root, headers: openapiAcme}, 200)
+	s.send(openapiCall{operation: list, path: list[4:] + "?user_id=" + openapiNone, key: token}, 404)
+	s.send(openapiCall{operation: revoke, path: "/v1/personal_tokens/" + ids.token, key: token}, 204)
+	s.send(openapiCall{operation: revoke, path: "/v1/personal_tokens/" + ids.token, key: token}, 404)
+	few := startOpenAPI(s.t, s.doc, func(cfg *server.Config) { cfg.AuthFailureRate = 0.1 })
+	few.send(openapiCall{operation: create, body: body}, 401)
+	few.send(openapiCall{operation: create, body: body}, 429)
+	s.seen[create+" 429"] = few.seen[create+" 429"]
+
+	ids.application = made("applications", `{"name":"Databases"}`, `{"name":"Other"}`, `{"name":" "}`)
+	entitlement := func(name string) string {
+		return `{"app_id":"` + ids.application + `","name":"` + name + `","entries":{"host":[{"f":"db-*","p":2,"a":["login"]}]},"claims":{"groups":["dba"]}}`
+	}
+	ids.entitlement = made("entitlements", entitlement("Log in"), entitlement("Other"), `{"app_id":"`+ids.application+`","name":"x","entries":{"sets":[{"f":"*","p":2}]}}`)
+	s.send(openapiCall{operation: "GET /v1/entitlements", path: "/v1/entitlements?app_id=" + ids.application + "&name=Other", key: s.root, headers: openapiAcme}, 200)
+	group := func(name string) string {
+		return `{"name":"` + name + `","member_ids":["bot","` + ids.user + `"],"entitlement_ids":["` + ids.entitlement + `"]}`
+	}
+	ids.group = made("groups", group("On call"), group("Other"), `{"name":"x","member_ids":["`+openapiNone+`"]}`)
+	s.send(openapiCall{operation: "GET /v1/groups", path: "/v1/groups?member_id=" + ids.user + "&name=Other", key: s.root, headers: openapiAcme}, 200)
+	const member = "/v1/groups/{id}/members/{user_id}"
+	at = "/v1/groups/" + ids.group + "/members/" + ids.user
+	s.send(openapiCall{operation: "DELETE " + member, path: at, key: s.root, headers: openapiAcme}, 200)
+	s.send(openapiCall{operation: "DELETE " + member, path: at, key: s.root, headers: openapiAcme}, 404)
+	s.send(openapiCall{operation: "PUT " + member, path: at, key: s.root, headers: openapiAcme}, 200)
+	s.send(openapiCall{operation: "PUT " + member, path: "/v1/groups/" + openapiNone + "/members/bot", key: s.root, headers: openapiAcme}, 404)
+	for kind, id := range map[string]string{"entitlements": ids.entitlement, "applications": ids.application} {
+		s.send(openapiCall{operation: "DELETE /v1/" + kind + "/{id}", path: "/v1/" + kind + "/" + id, key: s.root, headers: openapiAcme}, 409)
+	}
+	for kind, body := range map[string]string{"entitlements": entitlement("gone"), "applications": `{"name":"gone"}`, "groups": `{"name":"gone"}`} {
+		id := openapiField(s.t, s.send(openapiCall{operation: "POST /v1/" + kind, key: s.root, headers: openapiAcme, body: body}, 201), "id")
+		s.send(openapiCall{operation: "DELETE /v1/" + kind + "/{id}", path: "/v1/" + kind + "/" + id, key: s.root, headers: openapiAcme}, 204)
+	}
+	return ids
 }
