@@ -1,0 +1,89 @@
+package store
+
+import (
+	"context"
+	"database/sql"
+	"errors"
+	"fmt"
+
+	"github.com/latchkey-dev/latchkey/audit"
+	"github.com/latchkey-dev/latchkey/authz"
+	"github.com/latchkey-dev/latchkey/identity"
+)
+
+// Identities is the database as the package identity needs it.
+type Identities struct{ db *DB }
+
+var _ identity.Record = Identities{}
+
+// Identities returns it.
+func (db *DB) Identities() Identities { return Identities{db} }
+
+// Change implements identity.Record.
+func (i Identities) Change(ctx context.Context, c authz.Change, do func(identity.Tx) (audit.Draft, error)) error {
+	return i.db.Change(ctx, c, func(t authz.Tx) (audit.Draft, error) { return do(identityTx{t.(*tx)}) })
+}
+
+// Linked implements identity.Record.
+func (i Identities) Linked(ctx context.Context, customer, issuer, subject string) (authz.Person, bool, error) {
+	return linked(ctx, i.db.read, customer, issuer, subject)
+}
+
+// PersonByEmail implements identity.Record.
+func (i Identities) PersonByEmail(ctx context.Context, customer, email string) (authz.Person, bool, error) {
+	return personByEmail(ctx, i.db.read, customer, email)
+}
+
+// identityTx is a change as the package identity makes it.
+type identityTx struct{ *tx }
+
+// Linked implements identity.Tx.
+func (t identityTx) Linked(ctx context.Context, issuer, subject string) (authz.Person, bool, error) {
+	return linked(ctx, t, t.chain, issuer, subject)
+}
+
+// PersonByEmail implements identity.Tx.
+func (t identityTx) PersonByEmail(ctx context.Context, email string) (authz.Person, bool, error) {
+	return personByEmail(ctx, t, t.chain, email)
+}
+
+// KnownTo implements identity.Tx.
+func (t identityTx) KnownTo(ctx context.Context, person, issuer string) (bool, error) {
+	var n int
+	err := t.QueryRowContext(ctx, `SELECT count(*) FROM person_identities WHERE customer_id = $1 AND person_id = $2 AND issuer = $3`, t.chain, person, issuer).Scan(&n)
+	if err != nil {
+		return false, fmt.Errorf("read the identities of a person of %s: %w", t.chain, err)
+	}
+	return n > 0, nil
+}
+
+// Link implements identity.Tx.
+func (t identityTx) Link(ctx context.Context, issuer, subject, person string) error {
+	_, err := t.ExecContext(ctx, `INSERT INTO person_identities (customer_id, issuer, subject, person_id, linked_at) VALUES ($1, $2, $3, $4, $5)`,
+		t.chain, issuer, subject, person, int64(t.at))
+	if err != nil {
+		return fmt.Errorf("link a person of %s: %w", t.chain, err)
+	}
+	return nil
+}
+
+func linked(ctx context.Context, q rows, customer, issuer, subject string) (authz.Person, bool, error) {
+	p, err := scanPerson(q.QueryRowContext(ctx, `SELECT `+personColumns+` FROM person_identities i JOIN persons p ON p.id = i.person_id
+		WHERE i.customer_id = $1 AND i.issuer = $2 AND i.subject = $3 AND p.customer_id = $1`, customer, issuer, subject))
+	return ifAny(p, err)
+}
+
+func personByEmail(ctx context.Context, q rows, customer, email string) (authz.Person, bool, error) {
+	p, err := scanPerson(q.QueryRowContext(ctx, `SELECT `+personColumns+` FROM persons p WHERE p.customer_id = $1 AND p.email = $2 AND p.email <> ''`, customer, email))
+	return ifAny(p, err)
+}
+
+func ifAny(p authz.Person, err error) (authz.Person, bool, error) {
+	if errors.Is(err, sql.ErrNoRows) {
+		return authz.Person{}, false, nil
+	}
+	if err != nil {
+		return authz.Person{}, false, refine(fmt.Errorf("find a person: %w", err))
+	}
+	return p, true, nil
+}
