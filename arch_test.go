@@ -38,7 +38,10 @@ var edges = map[string][]string{
 	// Webhooks, and what is told to people.
 	"deliveries": {"people", "authz", "audit", "feed", "internal/vault"},
 
-	"store": {"internal/vault", "authz", "people", "access", "deliveries", "tasks", "audit", "scopes", "policies", "feed"},
+	"store":    {"internal/vault", "authz", "people", "access", "deliveries", "tasks", "audit", "scopes", "policies", "feed"},
+	"identity": {"people", "authz"},
+
+	"store": {"internal/vault", "authz", "people", "access", "deliveries", "audit", "scopes", "policies", "feed"},
 	"cache": {"authz", "policies", "scopes", "feed"},
 	// The sidecar's line to its control plane.
 	"control": {"feed"},
@@ -56,6 +59,7 @@ var edges = map[string][]string{
 	"server/extauthz": {"forward"},
 
 	"cmd/latchkey": {"scopes", "policies", "audit", "authz", "people", "access", "deliveries", "tasks", "forward", "feed", "store", "cache", "control", "notify", "notify/sandbox", "policies/bundle", "server", "server/extauthz", "internal/keyring", "internal/vault"},
+	"cmd/latchkey": {"scopes", "policies", "audit", "authz", "people", "identity", "access", "deliveries", "forward", "feed", "store", "cache", "control", "notify", "notify/sandbox", "policies/bundle", "server", "server/extauthz", "internal/keyring", "internal/vault"},
 
 	// Programs of the workshop; nothing of the product imports them.
 	"internal/bench":      {"scopes", "authz", "store", "cache", "internal/keyring", "policies/bundle", "internal/page"},
@@ -86,11 +90,13 @@ var confined = map[string][]string{
 	"google.golang.org/grpc":           {"server/extauthz"},
 	"github.com/envoyproxy":            {"server/extauthz"},
 	"github.com/alecthomas/kong":       {"cmd/latchkey"},
+	"github.com/coreos/go-oidc":        {"identity"},
+	"github.com/go-jose/go-jose":       {"identity"},
 	"github.com/traefik/yaegi":         {"notify/sandbox"},
 	"github.com/landlock-lsm":          {"notify/sandbox"},
 	"github.com/elastic":               {"notify/sandbox"},
 	"go.opentelemetry.io/otel":         {"server", "cmd/latchkey"},
-	"net/http":                         {"server", "notify", "control", "client", "policies/bundle", "cmd/latchkey", "internal/bench", "internal/demo", "internal/duty", "internal/duty/serve", "internal/fleet"},
+	"net/http":                         {"server", "notify", "control", "identity", "client", "policies/bundle", "cmd/latchkey", "internal/bench", "internal/demo", "internal/duty", "internal/duty/serve", "internal/fleet"},
 }
 
 // clockReaders are the places where time.Now may stand: everywhere else the

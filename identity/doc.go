@@ -7,6 +7,6 @@
 // address that the issuer has verified, and linked for good. No person is made
 // here, and none is found by anything else.
 //
-// It stands on floor 1: it speaks HTTPS to issuers, and reaches the database
-// through the port Record. It reads no clock.
+// It stands on floor 1: it speaks HTTPS to issuers, and leaves it to people whom an
+// identity is linked to. It reads no clock.
 package identity

@@ -10,35 +10,21 @@ import (
 	"time"
 
 	"github.com/latchkey-dev/latchkey"
-	"github.com/latchkey-dev/latchkey/audit"
 	"github.com/latchkey-dev/latchkey/authz"
+	"github.com/latchkey-dev/latchkey/people"
 )
 
-// Record is the database as Identities needs it. Implemented by store.Identities;
-// errors are as authz.Record's.
-type Record interface {
-	// Change is authz.Record's.
-	Change(ctx context.Context, c authz.Change, do func(Tx) (audit.Draft, error)) error
-	// Linked finds whom an issuer's subject is linked to, active or not.
-	Linked(ctx context.Context, customer, issuer, subject string) (authz.Person, bool, error)
-	// PersonByEmail finds the person with an address, which is folded and not "".
-	PersonByEmail(ctx context.Context, customer, email string) (authz.Person, bool, error)
-}
-
-// Tx is what a change may do, in the chain's customer.
-type Tx interface {
-	Linked(ctx context.Context, issuer, subject string) (authz.Person, bool, error)
-	PersonByEmail(ctx context.Context, email string) (authz.Person, bool, error)
-	// KnownTo reports whether a person is linked to any subject of the issuer.
-	KnownTo(ctx context.Context, person, issuer string) (bool, error)
-	// Link links a subject that is not linked.
-	Link(ctx context.Context, issuer, subject, person string) error
+// Linker finds the person of an identity that is proven, and links it the first
+// time. Implemented by people.Identities; an Unauthenticated error says that there is
+// no such person.
+type Linker interface {
+	Person(ctx context.Context, is people.Identity, now latchkey.Instant) (authz.Person, error)
 }
 
 // Config are the collaborators and settings of Identities.
 type Config struct {
 	Issuers []Issuer // that CheckIssuers has no fault to find with
-	Record  Record
+	Persons Linker
 	// Dial connects to issuers; nil dials whatever an operator names. TLS is the
 	// system's where it is nil.
 	Dial func(ctx context.Context, network, address string) (net.Conn, error)
@@ -96,7 +82,7 @@ func (i *Identities) AuthenticatePerson(ctx context.Context, credential string, 
 	case err != nil:
 		return c, false, authz.ErrUnauthenticated().Because(err)
 	}
-	person, err := i.person(ctx, is, &token, now)
+	person, err := i.cfg.Persons.Person(ctx, people.Identity{Customer: is.Customer, Issuer: token.issuer, Subject: token.subject, Email: token.email}, now)
 	if err != nil {
 		return c, false, err
 	}
@@ -121,66 +107,4 @@ func (i *Identities) issuer(c *claims) (found *Issuer, ok bool) {
 		found = is
 	}
 	return found, found != nil
-}
-
-func errNobody() *latchkey.Error {
-	return latchkey.Errorf(latchkey.Unauthenticated, "identity_unknown", "the token is good, and stands for no person here")
-}
-
-// person finds whom a verified token stands for, and links a person to it where it
-// is the first with a verified address of one.
-func (i *Identities) person(ctx context.Context, is *Issuer, c *claims, now latchkey.Instant) (authz.Person, error) {
-	p, found, err := i.cfg.Record.Linked(ctx, is.Customer, c.issuer, c.subject)
-	if err != nil || found {
-		return p, err
-	}
-	if c.email == "" {
-		return p, errNobody()
-	}
-	// Without the customer's lock first: whoever stands for nobody makes no change.
-	if p, found, err = i.cfg.Record.PersonByEmail(ctx, is.Customer, c.email); err != nil || !found || !p.Active {
-		if err == nil {
-			err = errNobody()
-		}
-		return p, err
-	}
-	already := errors.New("it has been linked meanwhile")
-	err = i.cfg.Record.Change(ctx, authz.Change{Chain: is.Customer, At: now}, func(tx Tx) (audit.Draft, error) {
-		linked, found, err := tx.Linked(ctx, c.issuer, c.subject)
-		if err != nil {
-			return audit.Draft{}, err
-		}
-		if found {
-			p = linked
-			return audit.Draft{}, already
-		}
-		if p, found, err = tx.PersonByEmail(ctx, c.email); err != nil {
-			return audit.Draft{}, err
-		}
-		if !found || !p.Active {
-			return audit.Draft{}, errNobody()
-		}
-		// An address goes from one employee to the next; the person that it was linked
-		// to before does not go with it.
-		if known, err := tx.KnownTo(ctx, p.ID, c.issuer); err != nil || known {
-			if err == nil {
-				err = errNobody()
-			}
-			return audit.Draft{}, err
-		}
-		if err := tx.Link(ctx, c.issuer, c.subject, p.ID); err != nil {
-			return audit.Draft{}, err
-		}
-		call := authz.Call{Now: now}
-		d := call.Draft("user.link_identity", audit.Resource{Type: authz.SubjectUser, Name: p.Username, ID: p.ID})
-		d.Changes = authz.Changes("issuer", c.issuer, "subject", c.subject)
-		return d, nil
-	})
-	switch {
-	case err == nil, errors.Is(err, already):
-		return p, nil
-	case latchkey.KindOf(err) == latchkey.NotFound: // the customer has ended
-		return p, errNobody()
-	}
-	return p, err
 }

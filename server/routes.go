@@ -98,6 +98,8 @@ func (s *Server) routes() {
 		{method: http.MethodPut, path: "/v1/users/:id", change: true, body: jsonBody, may: people.MayManage, handle: s.putUser},
 		{method: http.MethodDelete, path: "/v1/users/:id", action: "user.deactivate", change: true, may: people.MayManage, handle: s.deleteUser},
 		{method: http.MethodPost, path: "/v1/users/:id/claim", action: "user.claim", change: true, may: people.MayManage, handle: s.claimUser},
+		{method: http.MethodGet, path: "/v1/users/:id/groups", may: anyone, handle: s.userGroups},
+		{method: http.MethodGet, path: "/v1/users/:id/claims", may: anyone, handle: s.userClaims},
 		{method: http.MethodPost, path: "/v1/personal_tokens", action: "personal_token.create", open: true, body: jsonBody, handle: s.createToken},
 		{method: http.MethodGet, path: "/v1/personal_tokens", action: "personal_token.read", query: true, may: anyone, handle: s.listTokens},
 		{method: http.MethodDelete, path: "/v1/personal_tokens/:id", action: "personal_token.revoke", query: true, change: true, may: anyone, handle: s.revokeToken},

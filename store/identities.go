@@ -8,46 +8,46 @@ import (
 
 	"github.com/latchkey-dev/latchkey/audit"
 	"github.com/latchkey-dev/latchkey/authz"
-	"github.com/latchkey-dev/latchkey/identity"
+	"github.com/latchkey-dev/latchkey/people"
 )
 
-// Identities is the database as the package identity needs it.
+// Identities is the database as people.Identities needs it.
 type Identities struct{ db *DB }
 
-var _ identity.Record = Identities{}
+var _ people.IdentityRecord = Identities{}
 
 // Identities returns it.
 func (db *DB) Identities() Identities { return Identities{db} }
 
-// Change implements identity.Record.
-func (i Identities) Change(ctx context.Context, c authz.Change, do func(identity.Tx) (audit.Draft, error)) error {
+// Change implements people.IdentityRecord.
+func (i Identities) Change(ctx context.Context, c authz.Change, do func(people.IdentityTx) (audit.Draft, error)) error {
 	return i.db.Change(ctx, c, func(t authz.Tx) (audit.Draft, error) { return do(identityTx{t.(*tx)}) })
 }
 
-// Linked implements identity.Record.
+// Linked implements people.IdentityRecord.
 func (i Identities) Linked(ctx context.Context, customer, issuer, subject string) (authz.Person, bool, error) {
 	return linked(ctx, i.db.read, customer, issuer, subject)
 }
 
-// PersonByEmail implements identity.Record.
+// PersonByEmail implements people.IdentityRecord.
 func (i Identities) PersonByEmail(ctx context.Context, customer, email string) (authz.Person, bool, error) {
 	return personByEmail(ctx, i.db.read, customer, email)
 }
 
-// identityTx is a change as the package identity makes it.
+// identityTx is a change as people.Identities makes it.
 type identityTx struct{ *tx }
 
-// Linked implements identity.Tx.
+// Linked implements people.IdentityTx.
 func (t identityTx) Linked(ctx context.Context, issuer, subject string) (authz.Person, bool, error) {
 	return linked(ctx, t, t.chain, issuer, subject)
 }
 
-// PersonByEmail implements identity.Tx.
+// PersonByEmail implements people.IdentityTx.
 func (t identityTx) PersonByEmail(ctx context.Context, email string) (authz.Person, bool, error) {
 	return personByEmail(ctx, t, t.chain, email)
 }
 
-// KnownTo implements identity.Tx.
+// KnownTo implements people.IdentityTx.
 func (t identityTx) KnownTo(ctx context.Context, person, issuer string) (bool, error) {
 	var n int
 	err := t.QueryRowContext(ctx, `SELECT count(*) FROM person_identities WHERE customer_id = $1 AND person_id = $2 AND issuer = $3`, t.chain, person, issuer).Scan(&n)
@@ -57,7 +57,7 @@ func (t identityTx) KnownTo(ctx context.Context, person, issuer string) (bool, e
 	return n > 0, nil
 }
 
-// Link implements identity.Tx.
+// Link implements people.IdentityTx.
 func (t identityTx) Link(ctx context.Context, issuer, subject, person string) error {
 	_, err := t.ExecContext(ctx, `INSERT INTO person_identities (customer_id, issuer, subject, person_id, linked_at) VALUES ($1, $2, $3, $4, $5)`,
 		t.chain, issuer, subject, person, int64(t.at))

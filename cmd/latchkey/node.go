@@ -29,7 +29,6 @@ import (
 	"github.com/latchkey-dev/latchkey/internal/keyring"
 	"github.com/latchkey-dev/latchkey/internal/vault"
 	"github.com/latchkey-dev/latchkey/notify"
-	"github.com/latchkey-dev/latchkey/people"
 	"github.com/latchkey-dev/latchkey/policies"
 	"github.com/latchkey-dev/latchkey/scopes"
 	"github.com/latchkey-dev/latchkey/server"
@@ -263,6 +262,10 @@ func openNode(ctx context.Context, cmd *ServeCmd, with nodeConfig) (*node, error
 	if err != nil {
 		return nil, err
 	}
+	issuers, err := cmd.issuers()
+	if err != nil {
+		return nil, err
+	}
 	b, err := cmd.open(ctx, now, func(c *store.Config) { c.Connections, c.NoMigrate = cmd.DatabaseConnections, cmd.NoMigrate })
 	if err != nil {
 		return nil, err
@@ -322,7 +325,6 @@ func openNode(ctx context.Context, cmd *ServeCmd, with nodeConfig) (*node, error
 		Bundles: n.bundles, BundleSigner: signer,
 		Root:      b.root,
 		Directory: directory,
-		Rights:    people.NewRights(b.db),
 		Granter:   authz.NewGranter(authz.GranterConfig{Record: b.db, Table: n.table, Parser: parser, Subjects: n.subjects}),
 		Searcher:  authz.NewSearcher(b.db, pdp),
 		PDP:       pdp,
@@ -334,7 +336,7 @@ func openNode(ctx context.Context, cmd *ServeCmd, with nodeConfig) (*node, error
 		Routes: routes, ForwardCache: cmd.ForwardCache,
 		ReadTimeout: cmd.ReadTimeout, WriteTimeout: cmd.WriteTimeout, IdleTimeout: cmd.IdleTimeout,
 	}
-	n.people(&cfg)
+	n.people(&cfg, issuers)
 	if n.decisionLog, err = cmd.DecisionLog.open(with, n.registry); err != nil {
 		return nil, errors.Join(err, n.close())
 	}

@@ -40,6 +40,8 @@ type ServeCmd struct {
 
 	Bundles string `help:"Bundles (YAML) that customers' policies and sets come from, in place of the API." type:"path" env:"LATCHKEY_BUNDLES" placeholder:"FILE"`
 
+	OIDC string `help:"OpenID Connect issuers (YAML) whose tokens stand for persons." name:"oidc" type:"path" env:"LATCHKEY_OIDC" placeholder:"FILE"`
+
 	OnCall    OnCall `embed:""`
 	Staleness `embed:""`
 	Compat    Compat `embed:"" prefix:"compat."`
