@@ -12,7 +12,6 @@ type Channel string
 // The channels.
 const (
 	ByWebhook Channel = "webhook"
-	ByTask    Channel = "task"
 	ByEmail   Channel = "email"
 )
 

@@ -81,12 +81,10 @@ func (m *Maker) of(e *audit.Event, webhooks []Webhook, now latchkey.Instant) (li
 		Status: Pending, NextAt: now, EndsAt: now.Add(Patience), CreatedAt: now,
 	}
 	for i := range webhooks {
-		if w := &webhooks[i]; w.Wants(base.Event, e.Seq) {
+		// Tasks are run from the same events by a cursor of their own.
+		if w := &webhooks[i]; w.TaskID == "" && w.Wants(base.Event, e.Seq) {
 			d := base
 			d.ID, d.Channel, d.Target = uuid.NewString(), ByWebhook, w.ID
-			if w.TaskID != "" {
-				d.Channel = ByTask
-			}
 			list = append(list, d)
 		}
 	}

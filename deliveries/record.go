@@ -42,6 +42,8 @@ type Tx interface {
 	// Webhook returns one, NotFound without it.
 	Webhook(ctx context.Context, id string) (Webhook, error)
 	CountWebhooks(ctx context.Context) (int, error)
+	// HasTask reports whether there is a task of that id.
+	HasTask(ctx context.Context, id string) (bool, error)
 	InsertWebhook(ctx context.Context, w Webhook) error
 	UpdateWebhook(ctx context.Context, w Webhook) error
 	// DeleteWebhook deletes one with its deliveries.
@@ -68,7 +70,7 @@ type Queue interface {
 	Advance(ctx context.Context, customer string, from, to int64, made []Delivery) (bool, error)
 
 	// DueTargets returns the targets that have deliveries due.
-	DueTargets(ctx context.Context, now latchkey.Instant) ([]string, error)
+	DueTargets(ctx context.Context, now latchkey.Instant) ([]Target, error)
 	// Claim takes up to limit deliveries of a target that are due, those that have
 	// waited longest first, for the caller alone until the lease ends.
 	Claim(ctx context.Context, target string, now latchkey.Instant, limit int) ([]Delivery, error)
@@ -82,6 +84,9 @@ type Queue interface {
 	Webhook(ctx context.Context, customer, id string) (Webhook, error)
 	vault.Record
 }
+
+// Target is where deliveries go: a webhook, or EmailTarget's.
+type Target struct{ ID, Customer string }
 
 // Behind is a customer whose cursor is not at its last event.
 type Behind struct {

@@ -33,14 +33,6 @@ type Config struct {
 	Record    Record
 	Vault     *vault.Vault
 	Addresses Addresses
-	// Tasks finds tasks; nil where there are none.
-	Tasks Tasks
-}
-
-// Tasks tells of tasks, for webhooks that run one.
-type Tasks interface {
-	// TaskExists reports whether the customer has the task.
-	TaskExists(ctx context.Context, customer, id string) (bool, error)
 }
 
 // New makes the service.
@@ -86,9 +78,6 @@ func (s *Webhooks) Create(ctx context.Context, call authz.Call, in Settings) (ma
 	if in.Compat != "" && in.CompatSecret == "" {
 		return made, errNoCompatSecret()
 	}
-	if err := s.taskExists(ctx, call.Customer.ID, in.TaskID); err != nil {
-		return made, err
-	}
 	w := Webhook{ID: uuid.NewString(), Customer: call.Customer.ID, CreatedAt: call.Now}
 	err = s.cfg.Record.Change(ctx, call.Change(func() any { return made }), func(tx Tx) (audit.Draft, error) {
 		n, err := tx.CountWebhooks(ctx)
@@ -123,24 +112,17 @@ func errNoCompatSecret() error {
 	return latchkey.InvalidFaults(latchkey.Fault{Pointer: "/compat_secret", Code: "missing_member", Detail: `compat: "indent" needs the secret of the receiver`})
 }
 
-func (s *Webhooks) taskExists(ctx context.Context, customer, id string) error {
-	if id == "" {
-		return nil
-	}
-	if s.cfg.Tasks != nil {
-		switch found, err := s.cfg.Tasks.TaskExists(ctx, customer, id); {
-		case err != nil:
-			return err
-		case found:
-			return nil
-		}
-	}
-	return latchkey.InvalidFaults(latchkey.Fault{Pointer: "/task_id", Code: "unknown_task", Detail: "there is no such task"})
-}
-
 // set makes w what the settings say, sealing what is secret of them.
 func (s *Webhooks) set(ctx context.Context, tx Tx, w *Webhook, in Settings, now latchkey.Instant) error {
 	w.URL, w.TaskID, w.Events, w.Compat, w.Description, w.Version = in.URL, in.TaskID, in.Events, in.Compat, in.Description, tx.Seq()
+	if in.TaskID != "" {
+		switch found, err := tx.HasTask(ctx, in.TaskID); {
+		case err != nil:
+			return err
+		case !found:
+			return latchkey.InvalidFaults(latchkey.Fault{Pointer: "/task_id", Code: "unknown_task", Detail: "there is no such task"})
+		}
+	}
 	was := w.Headers
 	w.Headers = slices.Sorted(maps.Keys(in.Headers))
 	for _, name := range w.Headers {
@@ -235,9 +217,6 @@ func (s *Webhooks) Update(ctx context.Context, call authz.Call, id string, in Se
 	}
 	if !isID(id) {
 		return w, errNotFound
-	}
-	if err := s.taskExists(ctx, call.Customer.ID, in.TaskID); err != nil {
-		return w, err
 	}
 	err = s.cfg.Record.Change(ctx, call.Change(func() any { return w }), func(tx Tx) (audit.Draft, error) {
 		was, err := tx.Webhook(ctx, id)

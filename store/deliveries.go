@@ -46,7 +46,8 @@ func scanWebhook(row scanner) (w deliveries.Webhook, err error) {
 }
 
 func readWebhook(ctx context.Context, q rows, customer, id string) (deliveries.Webhook, error) {
-	w, err := scanWebhook(q.QueryRowContext(ctx, `SELECT `+webhookColumns+` FROM webhooks WHERE id = $1 AND customer_id = $2`, id, customer))
+	w, err := scanWebhook(q.QueryRowContext(ctx, `SELECT `+webhookColumns+` FROM webhooks WHERE id = $1 AND customer_id = $2
+		AND EXISTS (SELECT 1 FROM customers c WHERE c.id = webhooks.customer_id AND c.deleted_at = $3)`, id, customer, int64(latchkey.Never)))
 	if errors.Is(err, sql.ErrNoRows) {
 		return w, latchkey.Errorf(latchkey.NotFound, "webhook_not_found", "there is no such webhook")
 	}
@@ -82,6 +83,15 @@ func (t deliveryTx) CountWebhooks(ctx context.Context) (n int, err error) {
 		return 0, fmt.Errorf("count webhooks of %s: %w", t.chain, err)
 	}
 	return n, nil
+}
+
+// HasTask implements deliveries.Tx.
+func (t deliveryTx) HasTask(ctx context.Context, id string) (bool, error) {
+	var n int
+	if err := t.QueryRowContext(ctx, `SELECT count(*) FROM tasks WHERE id = $1 AND customer_id = $2`, id, t.chain).Scan(&n); err != nil {
+		return false, fmt.Errorf("look for task %s: %w", id, err)
+	}
+	return n > 0, nil
 }
 
 // InsertWebhook implements deliveries.Tx.
@@ -213,14 +223,17 @@ func (db DeliveryRecord) Advance(ctx context.Context, customer string, from, to 
 
 // DueTargets implements deliveries.Queue. It goes from target to target along the
 // index of what is pending, however much of it each has.
-func (db DeliveryRecord) DueTargets(ctx context.Context, now latchkey.Instant) ([]string, error) {
+func (db DeliveryRecord) DueTargets(ctx context.Context, now latchkey.Instant) ([]deliveries.Target, error) {
 	found, err := db.read.QueryContext(ctx, `WITH RECURSIVE targets (target) AS (
 			SELECT min(target) FROM deliveries WHERE status = 'pending'
 			UNION ALL
 			SELECT (SELECT min(d.target) FROM deliveries d WHERE d.status = 'pending' AND d.target > t.target) FROM targets t WHERE t.target IS NOT NULL
-		) SELECT t.target FROM targets t WHERE t.target IS NOT NULL
+		) SELECT t.target, (SELECT d.customer_id FROM deliveries d WHERE d.status = 'pending' AND d.target = t.target LIMIT 1) FROM targets t WHERE t.target IS NOT NULL
 			AND EXISTS (SELECT 1 FROM deliveries d WHERE d.status = 'pending' AND d.target = t.target AND d.next_at <= $1)`, int64(now))
-	list, err := collect(found, err, scanText)
+	list, err := collect(found, err, func(row scanner) (t deliveries.Target, err error) {
+		err = row.Scan(&t.ID, &t.Customer)
+		return t, err
+	})
 	if err != nil {
 		return nil, refine(fmt.Errorf("read what deliveries are due: %w", err))
 	}

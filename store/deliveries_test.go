@@ -245,7 +245,7 @@ func TestClaim_GivesEachDeliveryToOneAndBackAfterTheLease(t *testing.T) {
 		}
 		// Their senders are gone.
 		later := start.Add(deliveries.Lease)
-		if due, err := q.DueTargets(ctx, later); err != nil || !slices.Equal(due, []string{w.ID}) {
+		if due, err := q.DueTargets(ctx, later); err != nil || !slices.Equal(due, []deliveries.Target{{ID: w.ID, Customer: w.Customer}}) {
 			t.Errorf("after it: %v, %v", due, err)
 		}
 		got, err := q.Claim(ctx, w.ID, later, 1)
@@ -284,7 +284,11 @@ func TestDueTargets_FindsAllWhateverTheBacklogOfOne(t *testing.T) {
 		}
 		want := []string{webhook("slow").ID, webhook("one").ID, webhook("two").ID}
 		slices.Sort(want)
-		got, err := db.Deliveries().DueTargets(ctx, start)
+		due, err := db.Deliveries().DueTargets(ctx, start)
+		var got []string
+		for _, target := range due {
+			got = append(got, target.ID)
+		}
 		slices.Sort(got)
 		if diff := cmp.Diff(want, got); err != nil || diff != "" {
 			t.Errorf("%v\n%s", err, diff)
@@ -309,7 +313,7 @@ func TestDeleteWebhook_TakesItsDeliveriesAlong(t *testing.T) {
 			t.Fatal(err)
 		}
 		hook(t, db, authz.DefaultCustomer, "delete", func(tx deliveries.Tx) error { return tx.DeleteWebhook(ctx, a.ID) })
-		if due, err := db.Deliveries().DueTargets(ctx, start); err != nil || !slices.Equal(due, []string{b.ID}) {
+		if due, err := db.Deliveries().DueTargets(ctx, start); err != nil || !slices.Equal(due, []deliveries.Target{{ID: b.ID, Customer: b.Customer}}) {
 			t.Errorf("%v, %v", due, err)
 		}
 		if _, err := db.Deliveries().Webhook(ctx, authz.DefaultCustomer, a.ID); latchkey.KindOf(err) != latchkey.NotFound {

@@ -43,7 +43,7 @@ CREATE INDEX webhooks_by_task ON webhooks (task_id) WHERE task_id <> '';
 CREATE TABLE deliveries (
     id           TEXT   NOT NULL PRIMARY KEY,
     customer_id  TEXT   NOT NULL REFERENCES customers (id),
-    channel      TEXT   NOT NULL, -- webhook, task, email
+    channel      TEXT   NOT NULL, -- webhook, email
     target       TEXT   NOT NULL, -- id of the webhook; 'email:' and the customer
     recipient    TEXT   NOT NULL, -- id of the person; '' where it is no person
     seq          BIGINT NOT NULL,
