@@ -14,16 +14,20 @@ import (
 )
 
 // Maker makes deliveries of events. Several processes may run one each: the
-// cursor lets one of them at an event.
+// cursor lets one of them at an event. One goroutine uses it.
 type Maker struct {
 	queue Queue
 	email bool
+	// looked is how far the events of each customer were looked at, where that is
+	// past the cursor: it is not worth a write that nothing happened.
+	looked map[string]int64
 }
 
 // NewMaker makes one; email says that people are told by e-mail too.
-func NewMaker(queue Queue, email bool) *Maker { return &Maker{queue, email} }
+func NewMaker(queue Queue, email bool) *Maker { return &Maker{queue: queue, email: email, looked: map[string]int64{}} }
 
-// stride is how many events are looked at in one go.
+// stride is how many events are looked at in one go, and how far the cursor may
+// stay behind where they are not about requests.
 const stride = 500
 
 // RunOnce makes deliveries of all events so far, and returns how many. One
@@ -44,9 +48,9 @@ func (m *Maker) RunOnce(ctx context.Context, now latchkey.Instant) (made int, er
 }
 
 func (m *Maker) catchUp(ctx context.Context, b Behind, now latchkey.Instant) (made int, err error) {
-	for b.Cursor < b.Head {
-		to := min(b.Cursor+stride, b.Head)
-		events, err := m.queue.Lifecycle(ctx, b.Customer, b.Cursor, to)
+	for at := max(b.Cursor, min(m.looked[b.Customer], b.Head)); at < b.Head; {
+		to := min(at+stride, b.Head)
+		events, err := m.queue.Lifecycle(ctx, b.Customer, at, to)
 		if err != nil {
 			return made, err
 		}
@@ -60,10 +64,17 @@ func (m *Maker) catchUp(ctx context.Context, b Behind, now latchkey.Instant) (ma
 				list = append(list, m.of(&events[i], webhooks, now)...)
 			}
 		}
+		at = to
+		if len(list) == 0 && to-b.Cursor < stride {
+			m.looked[b.Customer] = to
+			continue
+		}
 		moved, err := m.queue.Advance(ctx, b.Customer, b.Cursor, to, list)
 		if err != nil || !moved {
+			delete(m.looked, b.Customer)
 			return made, err
 		}
+		delete(m.looked, b.Customer)
 		made += len(list)
 		b.Cursor = to
 	}

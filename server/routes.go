@@ -137,6 +137,15 @@ func (s *Server) routes() {
 		{method: http.MethodPut, path: "/v1/entitlements/:id", change: true, body: jsonBody, may: people.MayManage, handle: s.putEntitlement},
 		{method: http.MethodDelete, path: "/v1/entitlements/:id", change: true, may: people.MayManage, handle: s.deleteEntitlement},
 
+		{method: http.MethodPost, path: "/v1/webhooks", change: true, body: jsonBody, may: s.cfg.Webhooks.May, handle: s.createWebhook},
+		{method: http.MethodGet, path: "/v1/webhooks", may: s.cfg.Webhooks.May, handle: s.listWebhooks},
+		{method: http.MethodGet, path: "/v1/webhooks/:id", may: s.cfg.Webhooks.May, handle: s.getWebhook},
+		{method: http.MethodPut, path: "/v1/webhooks/:id", change: true, body: jsonBody, may: s.cfg.Webhooks.May, handle: s.putWebhook},
+		{method: http.MethodDelete, path: "/v1/webhooks/:id", change: true, may: s.cfg.Webhooks.May, handle: s.deleteWebhook},
+		{method: http.MethodPost, path: "/v1/webhooks/:id/rotate", action: "webhook.rotate", change: true, body: jsonBody, bodyless: true, may: s.cfg.Webhooks.May, handle: s.rotateWebhook},
+		{method: http.MethodGet, path: "/v1/webhooks/:id/deliveries", action: "webhook.read", query: true, may: s.cfg.Webhooks.May, handle: s.listDeliveries},
+		{method: http.MethodPost, path: "/v1/webhooks/:id/deliveries/:delivery/replay", action: "webhook.replay", change: true, may: s.cfg.Webhooks.May, handle: s.replayDelivery},
+
 		{method: http.MethodGet, path: "/v1/auditing", action: "audit_event.read", query: true, ended: true, may: mayAudit, handle: s.listEvents},
 		{method: http.MethodGet, path: "/v1/auditing/export", action: "audit_event.export", query: true, ended: true, may: mayAudit, handle: s.exportEvents},
 		{method: http.MethodGet, path: "/v1/auditing/:id", action: "audit_event.read", query: true, ended: true, may: mayAudit, handle: s.getEvent},

@@ -24,6 +24,7 @@ import (
 	"github.com/latchkey-dev/latchkey/access"
 	"github.com/latchkey-dev/latchkey/audit"
 	"github.com/latchkey-dev/latchkey/authz"
+	"github.com/latchkey-dev/latchkey/deliveries"
 	"github.com/latchkey-dev/latchkey/forward"
 	"github.com/latchkey-dev/latchkey/people"
 	"github.com/latchkey-dev/latchkey/policies/bundle"
@@ -50,6 +51,7 @@ type Config struct {
 	Rights      *people.Rights
 	Templates   *access.Templates
 	Requests    *access.Requests
+	Webhooks    *deliveries.Webhooks
 	Searcher    *authz.Searcher
 	PDP         *authz.PDP
 	Table       authz.KeyTable

@@ -233,9 +233,10 @@ type node struct {
 	redis *cache.Redis // nil for none, as relay
 	relay *cache.Relay
 
-	vault *vault.Vault         // customers' secrets
-	guard *notify.Guard        // of addresses that customers set
-	auto  *notify.AutoApproval // what approves requests by itself
+	vault   *vault.Vault         // customers' secrets
+	guard   *notify.Guard        // of addresses that customers set
+	telling *telling             // webhooks and e-mail
+	auto    *notify.AutoApproval // what approves requests by itself
 }
 
 // nodeConfig is what a node is given beside its flags.
@@ -274,11 +275,9 @@ func openNode(ctx context.Context, cmd *ServeCmd, with nodeConfig) (*node, error
 	parser := scopes.NewParser(compiledRegexps)
 	n.parser = parser
 	n.waitFor("records are being loaded")
-	allowed, err := notify.ParseAllowed(cmd.AllowOutbound)
-	if err != nil {
-		return nil, errors.Join(usage("--allow-outbound: %w", err), n.close())
+	if n.guard, err = cmd.openGuard(); err != nil {
+		return nil, errors.Join(err, n.close())
 	}
-	n.guard = notify.NewGuard(notify.GuardConfig{Allow: allowed})
 	if err := n.openVault(ctx, cmd.SecretsKeyFile); err != nil {
 		return nil, errors.Join(err, n.close())
 	}

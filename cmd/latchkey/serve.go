@@ -35,8 +35,7 @@ type ServeCmd struct {
 	GrantCache    int    `help:"MiB of memory for the grants of subjects that are not access keys; what is not there is read from the database." default:"64" env:"LATCHKEY_GRANT_CACHE"`
 	MaxActiveKeys int    `help:"Active access keys that a customer may have, unless the customer says otherwise." default:"10" env:"LATCHKEY_MAX_ACTIVE_KEYS"`
 
-	AllowOutbound  []string `help:"Blocks or addresses that webhooks, tasks and providers may reach though they are not public, such as 10.1.0.0/16; repeated." sep:"," env:"LATCHKEY_ALLOW_OUTBOUND" placeholder:"CIDR"`
-	SecretsKeyFile string   `help:"File of keys that customers' secrets are sealed under, base64 of 32 bytes a line: the first one seals, all of them open. Where empty, a key of the keyring." type:"path" env:"LATCHKEY_SECRETS_KEY_FILE" placeholder:"FILE"`
+	Telling `embed:""`
 
 	Bundles string `help:"Bundles (YAML) that customers' policies and sets come from, in place of the API." type:"path" env:"LATCHKEY_BUNDLES" placeholder:"FILE"`
 
@@ -113,6 +112,7 @@ func (n *node) loops(ctx context.Context) {
 	background.Go(func() { n.bundles.run(ctx) })
 	background.Go(func() { n.follow.run(ctx, n) })
 	background.Go(func() { n.shareNodes(ctx) })
+	background.Go(func() { n.deliver(ctx) })
 	background.Go(func() { n.runRedis(ctx) })
 	background.Wait()
 }
