@@ -59,6 +59,10 @@ func classify(err error) *latchkey.Error {
 // refuse writes the error as the reply.
 func (r *request) refuse(err error) *latchkey.Error {
 	e := classify(err)
+	if r.route != nil && r.route.jobs && saysSo(e.Kind) {
+		r.refuseJob(e)
+		return e
+	}
 	status := r.s.status(e)
 	h := &r.c.Response().Header
 	switch status {

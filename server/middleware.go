@@ -32,6 +32,7 @@ type route struct {
 	decides  bool          // answers by decisions, which say what they rest on; derived from the action
 	single   bool          // answers one decision
 	authzen  bool          // errors are AuthZEN's JSON strings
+	jobs     bool          // answers in the envelope of jobs
 	query    bool          // reads the query; without it any parameter is a fault
 	ended    bool          // root may act in a customer that has ended
 	change   bool          // changes records: root must name the customer once there are two

@@ -164,6 +164,9 @@ func (s *Server) routes() {
 			s.mount(s.app, &same)
 		}
 	}
+	for _, rt := range s.jobRoutes() {
+		s.mount(s.app, &rt)
+	}
 	s.forwardRoutes(s.app, "")
 	if s.cfg.Upstream != nil {
 		s.passRoute()

@@ -100,6 +100,8 @@ type Config struct {
 	// TooManyKeysStatus answers a customer's eleventh key: 500, as the
 	// access-key document says, or 409. Default 500.
 	TooManyKeysStatus int
+	// CompatJobFlow answers the paths of docs/jobs.md too. Default: it does not.
+	CompatJobFlow bool
 	// TrustedProxies is how many proxies stand before the server, each adding
 	// to X-Forwarded-For. Default 0: the peer is the source.
 	TrustedProxies int
@@ -237,6 +239,9 @@ func (s *Server) newApp() *fiber.App {
 	}
 	app.Server().NoDefaultServerHeader = true
 	app.Server().Handler = admitMethods(app.Server().Handler)
+	if jobs := s.jobRoutes(); len(jobs) > 0 {
+		app.Server().Handler = foldJobPaths(jobs, app.Server().Handler)
+	}
 	return app
 }
 

@@ -22,6 +22,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/latchkey-dev/latchkey"
+	"github.com/latchkey-dev/latchkey/access"
 	"github.com/latchkey-dev/latchkey/audit"
 	"github.com/latchkey-dev/latchkey/authz"
 	"github.com/latchkey-dev/latchkey/cache"
@@ -237,6 +238,9 @@ type node struct {
 	guard   *notify.Guard        // of addresses that customers set
 	telling *telling             // webhooks and e-mail
 	auto    *notify.AutoApproval // what approves requests by itself
+
+	requests *access.Requests
+	sweep    time.Duration // how often what has expired is written down
 }
 
 // nodeConfig is what a node is given beside its flags.
@@ -271,7 +275,7 @@ func openNode(ctx context.Context, cmd *ServeCmd, with nodeConfig) (*node, error
 	if err != nil {
 		return nil, err
 	}
-	n := &node{base: b, data: cmd.Data, table: &cache.Table{}, entities: cache.NewDirectory(), log: log, now: now, registry: prometheus.NewRegistry()}
+	n := &node{base: b, data: cmd.Data, sweep: cmd.AccessSweep, table: &cache.Table{}, entities: cache.NewDirectory(), log: log, now: now, registry: prometheus.NewRegistry()}
 	parser := scopes.NewParser(compiledRegexps)
 	n.parser = parser
 	n.waitFor("records are being loaded")
@@ -330,12 +334,13 @@ func openNode(ctx context.Context, cmd *ServeCmd, with nodeConfig) (*node, error
 		Table:     n.table, Parser: parser, Record: b.db, Events: b.db, Refusals: n.refusals, Ready: n.ready,
 		Log: log, Registry: n.registry, Now: now,
 		PublicURL: publicURL, NodeID: with.id, Tracer: with.tracer, SealKey: b.keyring.Seal,
-		TooManyKeysStatus: cmd.Compat.TooManyKeysStatus, TrustedProxies: cmd.TrustedProxies,
+		TooManyKeysStatus: cmd.Compat.TooManyKeysStatus, CompatJobFlow: cmd.CompatJobflow, TrustedProxies: cmd.TrustedProxies,
 		AuthFailureRate: cmd.AuthFailures, LogDecisions: cmd.LogDecisions,
 		Routes: routes, ForwardCache: cmd.ForwardCache,
 		ReadTimeout: cmd.ReadTimeout, WriteTimeout: cmd.WriteTimeout, IdleTimeout: cmd.IdleTimeout,
 	}
 	n.people(&cfg, issuers)
+	n.access(&cfg)
 	if n.decisionLog, err = cmd.DecisionLog.open(with, n.registry); err != nil {
 		return nil, errors.Join(err, n.close())
 	}

@@ -9,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 	"sync"
+	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 	"golang.org/x/term"
@@ -44,6 +45,9 @@ type ServeCmd struct {
 	OnCall    OnCall `embed:""`
 	Staleness `embed:""`
 	Compat    Compat `embed:"" prefix:"compat."`
+
+	AccessSweep   time.Duration `name:"access-request-sweep" help:"How often the end of access requests that have run out is written down and told; they end on time all the same." default:"5m" env:"LATCHKEY_ACCESS_REQUEST_SWEEP"`
+	CompatJobflow bool          `name:"compat-jobflow" help:"Answer /JobFlow and /ServerManage too, which ask for logins in the words of another product (docs/jobs.md)." env:"LATCHKEY_COMPAT_JOBFLOW"`
 }
 
 // Compat are the points where the default follows the access-key document to the
@@ -60,6 +64,8 @@ func (cmd *ServeCmd) validate() error {
 		return usage("--max-directory: want 1 to 1048576 MiB")
 	case cmd.GrantCache < 1 || cmd.GrantCache > 1<<20:
 		return usage("--grant-cache: want 1 to 1048576 MiB")
+	case cmd.AccessSweep < time.Second || cmd.AccessSweep > 24*time.Hour:
+		return usage("--access-request-sweep: want 1s to 24h")
 	case cmd.MaxActiveKeys < 1:
 		return usage("--max-active-keys: want at least 1")
 	}
@@ -114,6 +120,7 @@ func (n *node) loops(ctx context.Context) {
 	background.Go(func() { n.shareNodes(ctx) })
 	background.Go(func() { n.deliver(ctx) })
 	background.Go(func() { n.runRedis(ctx) })
+	background.Go(func() { n.runRequests(ctx, n.sweep) })
 	background.Wait()
 }
 

@@ -1,0 +1,532 @@
+package server
+
+import (
+	"context"
+	"net/http"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/gofiber/fiber/v2"
+	"github.com/valyala/fasthttp"
+
+	"github.com/latchkey-dev/latchkey"
+	"github.com/latchkey-dev/latchkey/access"
+	"github.com/latchkey-dev/latchkey/authz"
+	"github.com/latchkey-dev/latchkey/internal/strictjson"
+)
+
+// Jobs are access requests in the words of another product's API (docs/jobs.md): a
+// login account is a resource, a job the request for one. Nothing is decided here.
+const (
+	accountKind = "account"
+	loginAction = "login"
+	loginAccess = "Login"
+	loginScript = "/lib/jobs/server_account_access.js"
+
+	// grantMinutes is how long a login is asked for where nobody says.
+	grantMinutes = 60
+	// maxJobs and maxAccounts bound what one list is made of.
+	maxJobs     = 1000
+	maxAccounts = 1000
+)
+
+// jobRoutes are those of the compatibility group.
+func (s *Server) jobRoutes() []route {
+	if !s.cfg.CompatJobFlow || s.cfg.Upstream != nil {
+		return nil
+	}
+	return []route{
+		{method: http.MethodPost, path: "/ServerManage/GetAccountsForLogin", action: "resource.read", jobs: true, body: jsonBody, may: anyone, handle: s.listAccounts},
+		{method: http.MethodPost, path: "/JobFlow/StartJob", action: "access_request.submit", jobs: true, change: true, body: jsonBody, may: anyone, handle: s.startJob},
+		{method: http.MethodPost, path: "/JobFlow/GetJob", action: "access_request.read", jobs: true, body: jsonBody, may: anyone, handle: s.getJob},
+		{method: http.MethodPost, path: "/JobFlow/GetMyJobs", action: "access_request.read", jobs: true, body: jsonBody, may: anyone, handle: s.listJobs},
+		{method: http.MethodPost, path: "/JobFlow/Event", action: "access_request.decide", jobs: true, change: true, body: jsonBody, deadline: decisionDeadline, may: anyone, handle: s.jobEvent},
+	}
+}
+
+// foldJobPaths lets clients write the paths of the group in any case, and no other
+// path.
+func foldJobPaths(routes []route, next fasthttp.RequestHandler) fasthttp.RequestHandler {
+	return func(c *fasthttp.RequestCtx) {
+		path := c.URI().PathOriginal()
+		for i := range routes {
+			if want := routes[i].path; len(path) == len(want) && string(path) != want && strings.EqualFold(string(path), want) {
+				c.URI().SetPath(want)
+				c.Request.SetRequestURIBytes(c.URI().RequestURI())
+				break
+			}
+		}
+		next(c)
+	}
+}
+
+// saysSo reports whether a refusal is told in the envelope of the group. Who is not
+// let in, and what is no answer, has its status.
+func saysSo(k latchkey.Kind) bool {
+	switch k {
+	case latchkey.Invalid, latchkey.Forbidden, latchkey.NotFound, latchkey.Conflict, latchkey.Unprocessable, latchkey.LimitReached, latchkey.TaskFailed, latchkey.TaskTimeout:
+		return true
+	default:
+		return false
+	}
+}
+
+// jobBody reads a body of the group: members of the types that its document shows,
+// and others beside them, which its clients send.
+type jobBody struct {
+	v      strictjson.Value
+	at     string
+	faults *[]latchkey.Fault
+}
+
+func (r *request) jobBody() (jobBody, error) {
+	root := r.root()
+	if root.Kind() != strictjson.Object {
+		return jobBody{}, faultAt("", "wrong_type", "want an object, got "+root.Kind().String())
+	}
+	return jobBody{v: root, faults: new([]latchkey.Fault)}, nil
+}
+
+func (b jobBody) fault(member, code, detail string) {
+	*b.faults = append(*b.faults, latchkey.Fault{Pointer: b.at + "/" + member, Code: code, Detail: detail})
+}
+
+func (b jobBody) err() error {
+	if len(*b.faults) == 0 {
+		return nil
+	}
+	return latchkey.InvalidFaults(*b.faults...)
+}
+
+func absent(v strictjson.Value) bool {
+	return v.Kind() == strictjson.Missing || v.Kind() == strictjson.Null
+}
+
+// text reads a string, "" where it is absent.
+func (b jobBody) text(member string) string {
+	v := b.v.Get(member)
+	if absent(v) {
+		return ""
+	}
+	if v.Kind() != strictjson.String {
+		b.fault(member, "wrong_type", "want a string, got "+v.Kind().String())
+		return ""
+	}
+	return strings.Clone(v.Text())
+}
+
+// required is text that must be there.
+func (b jobBody) required(member string) string {
+	text := b.text(member)
+	if text == "" && b.err() == nil {
+		b.fault(member, "missing_member", "the member is required")
+	}
+	return text
+}
+
+// flag reads a bool, or the word for one.
+func (b jobBody) flag(member string) bool {
+	switch v := b.v.Get(member); {
+	case absent(v):
+		return false
+	case v.Kind() == strictjson.Bool:
+		return v.True()
+	case v.Kind() == strictjson.String && strings.EqualFold(v.Text(), "true"):
+		return true
+	case v.Kind() == strictjson.String && (strings.EqualFold(v.Text(), "false") || v.Text() == ""):
+		return false
+	default:
+		b.fault(member, "wrong_type", "want a bool")
+		return false
+	}
+}
+
+// number reads a whole number from least.
+func (b jobBody) number(member string, otherwise, least int) int {
+	v := b.v.Get(member)
+	if absent(v) {
+		return otherwise
+	}
+	n, err := strconv.Atoi(v.Raw())
+	if v.Kind() != strictjson.Number || err != nil || n < least {
+		b.fault(member, "out_of_range", "want a whole number from "+strconv.Itoa(least))
+		return otherwise
+	}
+	return n
+}
+
+// object reads a part of the body, one without members where it is absent.
+func (b jobBody) object(member string) jobBody {
+	v := b.v.Get(member)
+	part := jobBody{v: strictjson.EmptyObject(), at: b.at + "/" + member, faults: b.faults}
+	switch {
+	case absent(v):
+	case v.Kind() == strictjson.Object:
+		part.v = v
+	default:
+		b.fault(member, "wrong_type", "want an object, got "+v.Kind().String())
+	}
+	return part
+}
+
+// time reads a time as HTTP writes it, or by RFC 3339. Other zones than GMT are not
+// guessed from their letters.
+func (b jobBody) time(member string) latchkey.Instant {
+	text := b.required(member)
+	if at, ok := latchkey.ParseInstant(text); ok {
+		return at
+	}
+	t, err := time.Parse(http.TimeFormat, strings.Replace(text, " UTC", " GMT", 1))
+	if err != nil || t.Year() < 1970 {
+		if text != "" {
+			b.fault(member, "invalid_time", "want a time such as Fri, 02 Feb 2018 20:11:00 GMT")
+		}
+		return 0
+	}
+	return latchkey.InstantOf(t)
+}
+
+// page reads Args: which part of a list is wanted.
+func (b jobBody) page() (from, most int) {
+	args := b.object("Args")
+	number, size := args.number("PageNumber", 1, 1), args.number("PageSize", 100, 1)
+	size = min(size, args.number("Limit", size, 1), maxJobs)
+	if number > maxJobs { // beyond the end of every list
+		number = maxJobs
+	}
+	return (number - 1) * size, size
+}
+
+// listAccounts answers POST /ServerManage/GetAccountsForLogin: the accounts of a
+// host that the caller may log in to, or ask for.
+func (s *Server) listAccounts(r *request) error {
+	b, err := r.jobBody()
+	if err != nil {
+		return err
+	}
+	host, filter, domain := b.required("host"), b.text("filter"), b.flag("domainOnly")
+	from, most := b.page()
+	if err := b.err(); err != nil {
+		return err
+	}
+	if err := mayVote(&r.caller); err != nil { // nobody else has accounts
+		return err
+	}
+	ctx, cancel := r.context()
+	defer cancel()
+	templates, err := s.loginTemplates(ctx, r.call())
+	if err != nil {
+		return err
+	}
+	records, err := s.cfg.Record.Resources(ctx, authz.EntityQuery{Customer: r.caller.Customer.ID, Type: accountKind, Labels: map[string]string{"host": host}, Limit: maxAccounts})
+	if err != nil {
+		return err
+	}
+	accounts := []account{}
+	for _, record := range records {
+		a := accountOf(record)
+		if !strings.Contains(strings.ToLower(a.Name), strings.ToLower(filter)) || domain && !strings.EqualFold(a.AuthorityType, "Domain") {
+			continue
+		}
+		allowed, err := s.mayLogIn(&r.caller, record.EntityRef, r.now)
+		if err != nil {
+			return err
+		}
+		if !allowed {
+			if _, err := access.Match(templates, record); err != nil {
+				continue
+			}
+		}
+		a.RequestRequired = !allowed
+		accounts = append(accounts, a)
+	}
+	return r.sendJob(accounts[min(from, len(accounts)):min(from+most, len(accounts))])
+}
+
+// mayLogIn asks whether the caller may log in now, as any decision is made.
+func (s *Server) mayLogIn(c *authz.Caller, ref authz.EntityRef, now latchkey.Instant) (bool, error) {
+	var d authz.Decision
+	q := authz.Request{Subject: authz.Entity{Type: authz.SubjectUser, ID: c.Person.ID}, Action: authz.Action{Name: loginAction},
+		Resource: authz.Entity{Type: ref.Type, ID: ref.ID}}
+	err := s.cfg.PDP.Decide(&d, c.Customer, &q, now)
+	return err == nil && d.Permit, err
+}
+
+// loginTemplates are those that give logins.
+func (s *Server) loginTemplates(ctx context.Context, call authz.Call) (list []access.Template, err error) {
+	const page = 100
+	name, id := "", ""
+	for {
+		found, err := s.cfg.Templates.List(ctx, call, name, id, page)
+		if err != nil {
+			return nil, err
+		}
+		for _, t := range found {
+			if t.Selector != nil && t.Selector.Kind == accountKind && slices.ContainsFunc(t.Access.Actions, func(a string) bool { return a == "*" || a == loginAction }) {
+				list = append(list, t)
+			}
+			name, id = t.Name, t.ID
+		}
+		if len(found) < page {
+			return list, nil
+		}
+	}
+}
+
+// startJob answers POST /JobFlow/StartJob: it submits a request.
+func (s *Server) startJob(r *request) error {
+	b, err := r.jobBody()
+	if err != nil {
+		return err
+	}
+	script := b.required("script")
+	if script != "" && script != loginScript {
+		b.fault("script", "unknown_script", "there is no such job; known is "+loginScript)
+	}
+	args := b.object("args")
+	id := args.required("PVID")
+	if kind := args.required("AccessType"); kind != "" && kind != loginAccess {
+		args.fault("AccessType", "invalid_value", "want "+loginAccess)
+	}
+	in := access.Submission{Justification: args.text("Reason"), Resources: []authz.EntityRef{{Type: accountKind, ID: id}}}
+	args.object("RequestedOptions").assignment(&in)
+	if err := b.err(); err != nil {
+		return err
+	}
+	ctx, cancel := r.context()
+	defer cancel()
+	templates, err := s.loginTemplates(ctx, r.call())
+	if err != nil {
+		return err
+	}
+	record, found, err := s.cfg.Record.Resource(ctx, r.caller.Customer.ID, in.Resources[0])
+	if err != nil {
+		return err
+	}
+	if !found {
+		return latchkey.Errorf(latchkey.NotFound, "resource_not_found", "there is no such account")
+	}
+	t, err := access.Match(templates, record)
+	if err != nil {
+		return err
+	}
+	in.Template = t.ID
+	if in.Assignment == access.Temporary && in.Duration == 0 {
+		if in.Duration = t.DefaultDuration; in.Duration == 0 {
+			in.Duration = grantMinutes
+		}
+	}
+	q, err := s.cfg.Requests.Submit(ctx, r.call(), in)
+	if err != nil {
+		return err
+	}
+	return r.sendJob(q.ID)
+}
+
+// assignment reads for how long a login is wanted: {AssignmentType, StartTime,
+// EndTime}, or {AssignmentType, GrantMin}.
+func (b jobBody) assignment(in *access.Submission) {
+	switch kind := b.text("AssignmentType"); strings.ToLower(kind) {
+	case "window":
+		in.Assignment, in.Window = access.InWindow, &access.Window{Start: b.time("StartTime"), End: b.time("EndTime")}
+	case "", "temporary":
+		in.Assignment, in.Duration = access.Temporary, access.Minutes(b.number("GrantMin", 0, 1))
+	case "permanent", "perm":
+		in.Assignment = access.Permanent
+	default:
+		b.fault("AssignmentType", "invalid_value", "want window, temporary or permanent")
+	}
+}
+
+// job finds the request that a body names, where it is one for a login.
+func (s *Server) job(ctx context.Context, r *request, id string) (access.Request, error) {
+	q, err := s.cfg.Requests.Get(ctx, r.call(), id)
+	if err == nil && !isJob(&q) {
+		err = latchkey.Errorf(latchkey.NotFound, "access_request_not_found", "there is no such access request")
+	}
+	return q, err
+}
+
+func isJob(q *access.Request) bool {
+	return len(q.Resources) == 1 && q.Resources[0].Type == accountKind
+}
+
+// getJob answers POST /JobFlow/GetJob.
+func (s *Server) getJob(r *request) error {
+	b, err := r.jobBody()
+	if err != nil {
+		return err
+	}
+	id := b.required("jobid")
+	if err := b.err(); err != nil {
+		return err
+	}
+	ctx, cancel := r.context()
+	defer cancel()
+	q, err := s.job(ctx, r, id)
+	if err != nil {
+		return err
+	}
+	return r.sendOneJob(ctx, &q)
+}
+
+func (r *request) sendOneJob(ctx context.Context, q *access.Request) error {
+	v, err := r.s.jobView(ctx, r, q, accountCache{})
+	if err != nil {
+		return err
+	}
+	return r.sendJob(v.result())
+}
+
+// listJobs answers POST /JobFlow/GetMyJobs: those that wait for the caller
+// ("approve"), those that the caller asked for ("request"), or both; all of the
+// customer's, for managers.
+func (s *Server) listJobs(r *request) error {
+	b, err := r.jobBody()
+	if err != nil {
+		return err
+	}
+	kind := b.text("type")
+	from, most := b.page()
+	var lists []requestList
+	switch strings.ToLower(kind) {
+	case "", "all":
+		if lists = []requestList{s.cfg.Requests.Mine, s.cfg.Requests.Pending}; r.caller.Manages() {
+			lists = []requestList{s.cfg.Requests.List}
+		}
+	case "approve":
+		lists = []requestList{s.cfg.Requests.Pending}
+	case "request":
+		lists = []requestList{s.cfg.Requests.Mine}
+	default:
+		b.fault("type", "invalid_value", "want all, approve or request")
+	}
+	if err := b.err(); err != nil {
+		return err
+	}
+	ctx, cancel := r.context()
+	defer cancel()
+	jobs, err := gatherJobs(ctx, r.call(), lists)
+	if err != nil {
+		return err
+	}
+	page, accounts := jobs[min(from, len(jobs)):min(from+most, len(jobs))], accountCache{}
+	list := jobList{Count: len(page), FullCount: len(jobs), Columns: jobColumns, Results: []jobRow{}}
+	for i := range page {
+		v, err := s.jobView(ctx, r, &page[i], accounts)
+		if err != nil {
+			return err
+		}
+		list.Results = append(list.Results, v.inList())
+	}
+	return r.sendJob(list)
+}
+
+// gatherJobs reads lists to their ends, or as far as may be, newest first.
+func gatherJobs(ctx context.Context, call authz.Call, lists []requestList) (jobs []access.Request, err error) {
+	seen := map[string]bool{}
+	for _, list := range lists {
+		q := access.Query{Limit: 100}
+		for read := 0; read < maxJobs; read += q.Limit {
+			page, err := list(ctx, call, q)
+			if err != nil {
+				return nil, err
+			}
+			for _, found := range page {
+				if isJob(&found) && !seen[found.ID] {
+					seen[found.ID] = true
+					jobs = append(jobs, found)
+				}
+				q.AfterCreated, q.AfterID = found.CreatedAt, found.ID
+			}
+			if len(page) < q.Limit {
+				break
+			}
+		}
+	}
+	slices.SortStableFunc(jobs, func(a, b access.Request) int {
+		if a.CreatedAt != b.CreatedAt {
+			return int(min(max(b.CreatedAt-a.CreatedAt, -1), 1))
+		}
+		return strings.Compare(b.ID, a.ID)
+	})
+	return jobs[:min(len(jobs), maxJobs)], nil
+}
+
+// jobEvent answers POST /JobFlow/Event. It is carried out when it is answered,
+// whatever sync says.
+func (s *Server) jobEvent(r *request) error {
+	b, err := r.jobBody()
+	if err != nil {
+		return err
+	}
+	id, event, args := b.required("jobid"), strings.ToLower(b.required("event")), b.object("args")
+	reason := args.text("Reason")
+	b.flag("sync")
+	if err := b.err(); err != nil {
+		return err
+	}
+	ctx, cancel := r.context()
+	defer cancel()
+	q, err := s.job(ctx, r, id)
+	if err != nil {
+		return err
+	}
+	switch event {
+	case "approve":
+		q, err = s.approveJob(ctx, r, &q, args, reason)
+	case "reject", "deny":
+		q, err = s.cfg.Requests.Deny(ctx, r.call(), id, reason)
+	case "cancel":
+		q, err = s.cfg.Requests.Revoke(ctx, r.call(), id, reason)
+	default:
+		err = faultAt("/event", "invalid_value", "want approve, reject or cancel")
+	}
+	if err != nil {
+		return err
+	}
+	return r.sendOneJob(ctx, &q)
+}
+
+// approveJob approves, in another window where args name one. Who approves must have
+// an e-mail address, or the job fails.
+func (s *Server) approveJob(ctx context.Context, r *request, q *access.Request, args jobBody, reason string) (access.Request, error) {
+	v := access.Verdict{Comment: reason}
+	var in access.Submission
+	if len(args.text("AssignmentType")) > 0 || !absent(args.v.Get("GrantMin")) {
+		args.assignment(&in)
+		switch {
+		case in.Assignment != q.Assignment && args.err() == nil:
+			args.fault("AssignmentType", "not_changeable", "the job asks for "+string(q.Assignment))
+		case in.Duration != 0 && in.Duration != q.Duration:
+			args.fault("GrantMin", "not_changeable", "the job asks for "+strconv.FormatInt(int64(q.Duration), 10)+" minutes")
+		case in.Window != nil && (q.Window == nil || *in.Window != *q.Window):
+			v.Window = in.Window
+		}
+		if err := args.err(); err != nil {
+			return access.Request{}, err
+		}
+	}
+	if p := r.caller.Person; r.caller.IsPerson() && p.Email == "" {
+		name := p.Name
+		if name == "" {
+			name = p.Username
+		}
+		return s.cfg.Requests.Fail(ctx, r.call(), q.ID, "approve failed: User "+name+" ("+p.Username+") has no email address")
+	}
+	return s.cfg.Requests.Approve(ctx, r.call(), q.ID, v)
+}
+
+// refuseJob is a refusal in the envelope of the group.
+func (r *request) refuseJob(e *latchkey.Error) {
+	text, id := public(e.Public), r.id
+	r.out = appendJobReply(r.out[:0], jobReply{Message: &text, MessageID: &e.Code, ErrorID: &id, ErrorCode: &e.Code})
+	r.flush(fiber.StatusOK, fiber.MIMEApplicationJSON)
+}
+
+func (r *request) sendJob(result any) error {
+	r.out = appendJobReply(r.out[:0], jobReply{Success: true, Result: result})
+	return r.json(fiber.StatusOK)
+}
