@@ -17,7 +17,7 @@ const (
 	maxDescription   = 2000
 	maxJustification = 4096
 	maxComment       = 4096
-	maxMessage       = 8192
+	maxMessage       = 4096
 	maxReferences    = 100 // groups or entitlements of a template
 	maxDurations     = 50
 	maxSources       = 10
@@ -458,16 +458,4 @@ func ParseMessage(body strictjson.Value) (string, error) {
 		return "", latchkey.InvalidFaults(faults...)
 	}
 	return text, nil
-}
-
-// Warnings are what the author of a template should know: what of it does less than
-// it seems to.
-func (t *Template) Warnings() (list []string) {
-	if t.TriggerTask != "" && t.TriggerFailureMode == Block {
-		list = append(list, "trigger_task_failure_mode: block holds for the event approved alone; for any other it is as ignore")
-	}
-	if t.TriggerTask == "" && t.TriggerFailureMode != Ignore {
-		list = append(list, "trigger_task_failure_mode: there is no trigger_task_id, so nothing runs")
-	}
-	return list
 }

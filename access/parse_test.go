@@ -265,7 +265,7 @@ func TestParseDecisionsAndMessages(t *testing.T) {
 		{revoke, `{"revoked_by":"x"}`, []string{"/revoked_by unknown_member"}},
 		{message, `{}`, []string{"/body missing_member"}},
 		{message, `{"body":" \n"}`, []string{"/body empty_string"}},
-		{message, `{"body":"` + strings.Repeat("x", 8193) + `","author":"x"}`, []string{"/author unknown_member", "/body too_long"}},
+		{message, `{"body":"` + strings.Repeat("x", 4097) + `","author":"x"}`, []string{"/author unknown_member", "/body too_long"}},
 	} {
 		if err := c.parse(root(t, c.body)); !slices.Equal(faults(t, err), c.want) {
 			t.Errorf("%s:\n got %q\nwant %q", c.body, faults(t, err), c.want)

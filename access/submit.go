@@ -20,6 +20,7 @@ import (
 	"github.com/latchkey-dev/latchkey/audit"
 	"github.com/latchkey-dev/latchkey/authz"
 	"github.com/latchkey-dev/latchkey/internal/strictjson"
+	"github.com/latchkey-dev/latchkey/people"
 	"github.com/latchkey-dev/latchkey/scopes"
 )
 
@@ -340,7 +341,7 @@ func (s *Requests) snapshot(ctx context.Context, tx Tx, t Template) (Snapshot, e
 
 // merged is what entitlements give together: for each resource type the entries of
 // all of them, for each claim the values of all of them, once.
-func merged(ctx context.Context, tx Tx, ids []string) (entries, claims string, err error) {
+func merged(ctx context.Context, tx people.Tx, ids []string) (entries, claims string, err error) {
 	lists := map[string][]json.RawMessage{}
 	values := map[string][]string{}
 	for _, id := range ids {

@@ -29,6 +29,23 @@ type GranterConfig struct {
 	// Subjects are the grants of subjects that are not access keys, as far as
 	// they are in memory.
 	Subjects GrantCache
+	// Requests ends the grants that access requests gave; nil where there are none.
+	Requests GrantRevoker
+	// Entitlements tells what entitlements give; nil where there are none.
+	Entitlements Entitlements
+}
+
+// GrantRevoker ends a grant that an access request gave, and with it the request.
+// Implemented by access.Requests.
+type GrantRevoker interface {
+	RevokeGrant(ctx context.Context, call Call, g GrantRecord) error
+}
+
+// Entitlements tells what entitlements of the chain's customer give together:
+// canonical JSON objects, resource type → entries and name → list of strings. One
+// that is not there is NotFound. Implemented by access.Entitled.
+type Entitlements interface {
+	Entitled(ctx context.Context, tx Tx, ids []string) (entries, claims string, err error)
 }
 
 // GrantCache keeps grants of subjects that are not access keys in memory.
@@ -143,7 +160,7 @@ func (g *Granter) Create(ctx context.Context, call Call, in NewGrant) (GrantReco
 	}
 	actor := call.Actor()
 	made := GrantRecord{
-		ID: uuid.NewString(), Customer: call.Customer.ID, Subject: in.Subject, Entries: in.Entries, Reason: in.Reason,
+		ID: uuid.NewString(), Customer: call.Customer.ID, Subject: in.Subject, Entries: in.Entries, Entitlements: in.Entitlements, Reason: in.Reason,
 		NotBefore: in.NotBefore, ExpiresAt: in.ExpiresAt, RevokedAt: latchkey.Never, CreatedAt: call.Now,
 		Author: audit.Actor{Type: actor.Type, ID: actor.ID},
 	}
@@ -170,6 +187,11 @@ func (g *Granter) Create(ctx context.Context, call Call, in NewGrant) (GrantReco
 		if n >= MaxGrants {
 			return made.Subject, audit.Draft{}, latchkey.Errorf(latchkey.Conflict, "too_many_grants", "the subject already holds %d grants; wait for some to end, or revoke them", n)
 		}
+		if len(in.Entitlements) > 0 {
+			if made.Entries, made.Claims, err = g.entitled(ctx, tx, in.Entitlements); err != nil {
+				return made.Subject, audit.Draft{}, err
+			}
+		}
 		made.Version = tx.Seq()
 		if err := tx.InsertGrant(ctx, made); err != nil {
 			return made.Subject, audit.Draft{}, err
@@ -179,6 +201,30 @@ func (g *Granter) Create(ctx context.Context, call Call, in NewGrant) (GrantReco
 		return made.Subject, d, nil
 	})
 	return made, err
+}
+
+// entitled is what entitlements give, as it is now: what becomes of them later does
+// not change the grant.
+func (g *Granter) entitled(ctx context.Context, tx Tx, ids []string) (entries, claims string, err error) {
+	if g.cfg.Entitlements == nil {
+		return "", "", entityFault("/entitlement_ids", "entitlement_not_found", "there are no entitlements here")
+	}
+	if entries, claims, err = g.cfg.Entitlements.Entitled(ctx, tx, ids); err != nil {
+		if latchkey.KindOf(err) == latchkey.NotFound {
+			err = entityFault("/entitlement_ids", "entitlement_not_found", "there is no such entitlement")
+		}
+		return "", "", err
+	}
+	if claims == "{}" {
+		claims = ""
+	}
+	if entries == "{}" {
+		return entries, claims, nil
+	}
+	if _, err := g.cfg.Parser.LoadEntries(entries); err != nil {
+		return "", "", entityFault("/entitlement_ids", "entries_too_large", "the entitlements cannot be granted together")
+	}
+	return entries, claims, nil
 }
 
 // keyNamed finds the id of the access key that a subject names by its id or by
@@ -289,13 +335,23 @@ func (g *Granter) List(ctx context.Context, call Call, q GrantQuery) ([]GrantRec
 
 // Revoke ends a grant, and returns it with the sequence number of the change.
 // From its return on no decision of this process that starts later rests on it.
-// One that has ended already is a Conflict.
+// That of an access request ends with the request. One that has ended already is a
+// Conflict.
 func (g *Granter) Revoke(ctx context.Context, call Call, id string) (revoked GrantRecord, err error) {
 	if err := g.May(&call.Caller); err != nil {
 		return revoked, err
 	}
 	if !isGrantID(id) {
 		return revoked, errGrantNotFound
+	}
+	if revoked, err = g.cfg.Record.Grant(ctx, call.Customer.ID, id); err != nil {
+		return revoked, err
+	}
+	if revoked.Request != "" && g.cfg.Requests != nil && revoked.Status(call.Now) != GrantEnded {
+		if err := g.cfg.Requests.RevokeGrant(ctx, call, revoked); err != nil {
+			return revoked, err
+		}
+		return g.cfg.Record.Grant(ctx, call.Customer.ID, id)
 	}
 	err = g.change(ctx, call, nil, func(tx Tx) (EntityRef, audit.Draft, error) {
 		if revoked, err = tx.Grant(ctx, id); err != nil {

@@ -2,6 +2,7 @@ package authz
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 	"unicode"
 	"unicode/utf8"
@@ -19,16 +20,21 @@ type NewGrant struct {
 	// Subject is as given: an access key by its id or a handle.
 	Subject   EntityRef
 	Entries   string // canonical JSON object: resource type → entries
+	// Entitlements are ids of those that it is made of, in place of Entries.
+	Entitlements []string
 	Reason    string
 	NotBefore latchkey.Instant
 	ExpiresAt latchkey.Instant
 }
 
+// maxEntitlements of one grant.
+const maxEntitlements = 100
+
 // ParseNewGrant reads the body of POST /v1/grants: {subject: {type, id},
-// entries, not_before?, expires_at, reason}. The error is of kind Invalid with a
+// entries | entitlement_ids, not_before?, expires_at, reason}. The error is of kind Invalid with a
 // pointer for everything that is wrong. The strings are copies.
 func ParseNewGrant(p *scopes.Parser, body strictjson.Value, now latchkey.Instant) (in NewGrant, err error) {
-	m, err := entityMembers(body, "", "subject", "entries", "not_before", "expires_at", "reason")
+	m, err := entityMembers(body, "", "subject", "entries", "entitlement_ids", "not_before", "expires_at", "reason")
 	if err != nil {
 		return in, err
 	}
@@ -36,8 +42,17 @@ func ParseNewGrant(p *scopes.Parser, body strictjson.Value, now latchkey.Instant
 	note := func(err error) { faults = append(faults, scopes.Faults(err)...) }
 	in.Subject, err = grantSubject(m["subject"], "/subject")
 	note(err)
-	_, in.Entries, err = p.ParseEntries(m["entries"], "/entries")
-	note(err)
+	ids := m["entitlement_ids"].Kind() != strictjson.Missing
+	switch {
+	case ids && m["entries"].Kind() != strictjson.Missing:
+		note(entityFault("/entitlement_ids", "two_rights", "give either entries or entitlement_ids"))
+	case ids:
+		in.Entitlements, err = grantEntitlements(m["entitlement_ids"], "/entitlement_ids")
+		note(err)
+	default:
+		_, in.Entries, err = p.ParseEntries(m["entries"], "/entries")
+		note(err)
+	}
 	if ContainsToken(in.Entries) {
 		note(entityFault("/entries", "credential_in_entries", "entries are shown to everyone who manages grants; they must not hold a credential"))
 	}
@@ -62,6 +77,30 @@ func ParseNewGrant(p *scopes.Parser, body strictjson.Value, now latchkey.Instant
 		return NewGrant{}, latchkey.InvalidFaults(faults...)
 	}
 	return in, nil
+}
+
+func grantEntitlements(v strictjson.Value, at string) (list []string, err error) {
+	switch {
+	case v.Kind() != strictjson.Array:
+		return nil, entityFault(at, "wrong_type", "want an array of ids, got "+v.Kind().String())
+	case v.Len() == 0 || v.Len() > maxEntitlements:
+		return nil, entityFault(at, "invalid_entitlements", fmt.Sprintf("want 1 to %d ids", maxEntitlements))
+	}
+	for i, e := range v.Elements() {
+		at := strictjson.PointerIndex(at, i)
+		id := strings.Clone(e.Text())
+		_, ok := ParseKeyID(id)
+		switch {
+		case e.Kind() != strictjson.String:
+			return nil, entityFault(at, "wrong_type", "want a string, got "+e.Kind().String())
+		case !ok:
+			return nil, entityFault(at, "invalid_id", "want an id: a UUID in lower case")
+		case slices.Contains(list, id):
+			return nil, entityFault(at, "duplicate", "stands twice")
+		}
+		list = append(list, id)
+	}
+	return list, nil
 }
 
 func grantSubject(v strictjson.Value, at string) (ref EntityRef, err error) {

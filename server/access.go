@@ -7,7 +7,6 @@ import (
 	"strconv"
 	"strings"
 	"time"
-	"unicode/utf8"
 
 	"github.com/latchkey-dev/latchkey"
 	"github.com/latchkey-dev/latchkey/access"
@@ -161,7 +160,7 @@ func (s *Server) listRequests(r *request, list requestList) error {
 			q.fault("template_id", "invalid_parameter", "want an id: a UUID in lower case")
 		}
 	}
-	if text, given := q.values["requester"]; given && (!strictText(text) || text == "" || len(text) > 254) {
+	if text, given := q.values["requester"]; given && (!isText(text) || text == "" || len(text) > 254) {
 		q.fault("requester", "invalid_parameter", "want part of an e-mail address")
 	}
 	if cursor, given := q.values["cursor"]; given {
@@ -196,9 +195,6 @@ func parsePlace(cursor, of string) (created latchkey.Instant, id string, ok bool
 	_, isID := authz.ParseKeyID(id)
 	return latchkey.Instant(n), id, err == nil && ok && both && malformed == nil && n >= 0 && isID
 }
-
-// strictText reports whether a parameter is text as bodies may hold it.
-func strictText(s string) bool { return utf8.ValidString(s) && !strings.ContainsRune(s, 0) }
 
 // listMessages lists the discussion of a request, oldest first.
 func (s *Server) listMessages(r *request) error {
@@ -248,8 +244,8 @@ func appendMessage(b []byte, m *access.Message) []byte {
 
 func appendParty(b []byte, p *access.Party) []byte {
 	b = strictjson.AppendString(append(b, `{"id":`...), p.ID)
-	b = appendText(append(b, `,"email":`...), p.Email)
-	b = appendText(append(b, `,"name":`...), p.Name)
+	b = appendOptional(append(b, `,"email":`...), p.Email)
+	b = appendOptional(append(b, `,"name":`...), p.Name)
 	return append(b, '}')
 }
 
@@ -270,14 +266,14 @@ func (r *request) appendRequest(b []byte, q *access.Request) []byte {
 		label = deletedTemplate
 	}
 	b = strictjson.AppendString(append(b, `{"id":`...), q.ID)
-	b = appendText(append(b, `,"template_id":`...), q.Template)
+	b = appendOptional(append(b, `,"template_id":`...), q.Template)
 	b = strictjson.AppendString(append(b, `,"template_name":`...), t.Name)
 	b = strictjson.AppendString(append(b, `,"template_label":`...), label)
 	b = strictjson.AppendString(append(b, `,"app_id":`...), t.Application)
 	b = strictjson.AppendString(append(b, `,"app_name":`...), q.Snapshot.AppName)
 	b = strictjson.AppendString(append(b, `,"requester_id":`...), q.Requester.ID)
-	b = appendText(append(b, `,"requester_email":`...), q.Requester.Email)
-	b = appendText(append(b, `,"requester_name":`...), q.Requester.Name)
+	b = appendOptional(append(b, `,"requester_email":`...), q.Requester.Email)
+	b = appendOptional(append(b, `,"requester_name":`...), q.Requester.Name)
 	b = strictjson.AppendString(append(b, `,"beneficiary_id":`...), q.Beneficiary.ID)
 	b = strictjson.AppendString(append(b, `,"submitted_by":{"type":`...), q.SubmittedBy.Type)
 	b = strictjson.AppendString(append(b, `,"id":`...), q.SubmittedBy.ID)
@@ -290,11 +286,11 @@ func (r *request) appendRequest(b []byte, q *access.Request) []byte {
 		b = append(strictjson.AppendString(append(b, `,"id":`...), ref.ID), '}')
 	}
 	b = strictjson.AppendString(append(b, `],"status":`...), string(q.StatusAt(r.now)))
-	b = appendText(append(b, `,"decision":`...), q.Decision(r.now))
-	b = appendText(append(b, `,"decided_by":`...), q.DecidedBy)
-	b = appendText(append(b, `,"decision_method":`...), q.DecisionMethod)
+	b = appendOptional(append(b, `,"decision":`...), q.Decision(r.now))
+	b = appendOptional(append(b, `,"decided_by":`...), q.DecidedBy)
+	b = appendOptional(append(b, `,"decision_method":`...), q.DecisionMethod)
 	b = appendInstant(append(b, `,"decided_at":`...), q.DecidedAt)
-	b = appendText(append(b, `,"comment":`...), q.Comment)
+	b = appendOptional(append(b, `,"comment":`...), q.Comment)
 	b = strconv.AppendInt(append(b, `,"approvals_required":`...), int64(t.ApprovalsRequired), 10)
 	b = append(b, `,"approvals":[`...)
 	for i := range q.Approvals {
@@ -303,8 +299,8 @@ func (r *request) appendRequest(b []byte, q *access.Request) []byte {
 		}
 		b = r.appendVote(b, &q.Approvals[i], q)
 	}
-	b = appendText(append(b, `],"revoked_by":`...), q.RevokedBy)
-	b = appendText(append(b, `,"revoke_reason":`...), q.RevokeReason)
+	b = appendOptional(append(b, `],"revoked_by":`...), q.RevokedBy)
+	b = appendOptional(append(b, `,"revoke_reason":`...), q.RevokeReason)
 	b = strictjson.AppendString(append(b, `,"assignment_type":`...), string(q.Assignment))
 	b = appendMinutes(append(b, `,"requested_duration_mins":`...), q.Duration)
 	b = append(b, `,"window":`...)
@@ -325,23 +321,23 @@ func (r *request) appendRequest(b []byte, q *access.Request) []byte {
 		}
 		b = appendParty(b, &q.Notified[i])
 	}
-	b = appendText(append(b, `],"grant_id":`...), q.Grant)
+	b = appendOptional(append(b, `],"grant_id":`...), q.Grant)
 	b = appendInstant(append(b, `,"not_before":`...), q.NotBefore)
 	b = appendInstant(append(b, `,"expires_at":`...), q.ExpiresAt)
 	b = appendInstant(append(b, `,"pending_until":`...), q.PendingUntil)
 	b = appendInstant(append(b, `,"escalated_at":`...), q.EscalatedAt)
 	b = appendInstant(append(b, `,"created_at":`...), q.CreatedAt)
 	b = appendInstant(append(b, `,"closed_at":`...), q.ClosedAt)
-	b = appendText(append(b, `,"failure":`...), q.Failure)
-	b = appendText(append(b, `,"trigger_failure":`...), q.TriggerFailure)
+	b = appendOptional(append(b, `,"failure":`...), q.Failure)
+	b = appendOptional(append(b, `,"trigger_failure":`...), q.TriggerFailure)
 	return append(b, '}')
 }
 
 func (r *request) appendVote(b []byte, v *access.Vote, q *access.Request) []byte {
 	b = strictjson.AppendString(append(b, `{"by":`...), v.By.ID)
-	b = appendText(append(b, `,"name":`...), v.By.Name)
+	b = appendOptional(append(b, `,"name":`...), v.By.Name)
 	b = appendInstant(append(b, `,"at":`...), v.At)
-	b = appendText(append(b, `,"comment":`...), v.Comment)
+	b = appendOptional(append(b, `,"comment":`...), v.Comment)
 	if len(v.Evidence) > 0 && r.sees(q) {
 		b = append(append(b, `,"evidence":`...), v.Evidence...)
 	}

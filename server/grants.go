@@ -1,7 +1,6 @@
 package server
 
 import (
-	"context"
 	"net/http"
 
 	"github.com/latchkey-dev/latchkey"
@@ -10,8 +9,8 @@ import (
 	"github.com/latchkey-dev/latchkey/scopes"
 )
 
-// createGrant takes {subject: {type, id}, entries, not_before?, expires_at,
-// reason}.
+// createGrant takes {subject: {type, id}, entries | entitlement_ids, not_before?,
+// expires_at, reason}.
 func (s *Server) createGrant(r *request) error {
 	now := r.now
 	return once(r, func(call authz.Call) (authz.GrantRecord, error) {
@@ -77,29 +76,11 @@ func (s *Server) revokeGrant(r *request) error {
 	}
 	ctx, cancel := r.context()
 	defer cancel()
-	g, err := s.endGrant(ctx, r.call(), r.param("id"))
+	g, err := s.cfg.Granter.Revoke(ctx, r.call(), r.param("id"))
 	if err != nil {
 		return err
 	}
 	return r.changed(&prefer, g.Version, func(b []byte) []byte { return appendGrant(b, &g, r.now) })
-}
-
-// endGrant ends a grant. That of an access request ends with the request.
-func (s *Server) endGrant(ctx context.Context, call authz.Call, id string) (authz.GrantRecord, error) {
-	g, err := s.cfg.Granter.Get(ctx, call, id)
-	if err != nil || g.Request == "" {
-		if err == nil {
-			g, err = s.cfg.Granter.Revoke(ctx, call, id)
-		}
-		return g, err
-	}
-	if g.Status(call.Now) == authz.GrantEnded {
-		return g, latchkey.Errorf(latchkey.Conflict, "already_ended", "the grant ended at %s", g.EndsAt())
-	}
-	if _, err := s.cfg.Requests.Revoke(ctx, call, g.Request, ""); err != nil {
-		return g, err
-	}
-	return s.cfg.Granter.Get(ctx, call, id)
 }
 
 // appendGrant appends a grant, with what has become of it at now.
@@ -110,7 +91,7 @@ func appendGrant(b []byte, g *authz.GrantRecord, now latchkey.Instant) []byte {
 	b = strictjson.AppendString(append(b, `,"id":`...), g.Subject.ID)
 	b = append(append(b, `},"entries":`...), g.Entries...)
 	b = appendStrings(append(b, `,"entitlement_ids":`...), g.Entitlements)
-	b = appendText(append(b, `,"request_id":`...), g.Request)
+	b = appendOptional(append(b, `,"request_id":`...), g.Request)
 	b = strictjson.AppendString(append(b, `,"reason":`...), g.Reason)
 	b = strictjson.AppendString(append(b, `,"status":`...), string(g.Status(now)))
 	b = appendInstant(append(b, `,"not_before":`...), g.NotBefore)

@@ -31,17 +31,17 @@ func (r *request) prefix() string {
 }
 
 func (s *Server) createTemplate(r *request) error {
-	return once(r, func(call authz.Call) (access.Template, error) {
+	return once(r, func(call authz.Call) (access.Saved, error) {
 		in, err := access.ParseTemplate(r.root())
 		if err != nil {
-			return access.Template{}, err
+			return access.Saved{}, err
 		}
 		ctx, cancel := r.context()
 		defer cancel()
-		t, _, err := s.cfg.Templates.Create(ctx, call, in)
-		return t, err
-	}, func(t access.Template) reply {
-		return reply{Status: http.StatusCreated, Location: r.prefix() + "/access-request-templates/" + t.ID, Body: appendSavedTemplate(nil, &t)}
+		t, warnings, err := s.cfg.Templates.Create(ctx, call, in)
+		return access.Saved{Template: t, Warnings: warnings}, err
+	}, func(made access.Saved) reply {
+		return reply{Status: http.StatusCreated, Location: r.prefix() + "/access-request-templates/" + made.Template.ID, Body: appendSavedTemplate(nil, &made)}
 	})
 }
 
@@ -52,11 +52,11 @@ func (s *Server) putTemplate(r *request) error {
 	}
 	ctx, cancel := r.context()
 	defer cancel()
-	t, _, err := s.cfg.Templates.Update(ctx, r.call(), r.param("id"), in)
+	t, warnings, err := s.cfg.Templates.Update(ctx, r.call(), r.param("id"), in)
 	if err != nil {
 		return err
 	}
-	r.out = appendSavedTemplate(r.out[:0], &t)
+	r.out = appendSavedTemplate(r.out[:0], &access.Saved{Template: t, Warnings: warnings})
 	return r.json(http.StatusOK)
 }
 
@@ -75,12 +75,13 @@ func (s *Server) getTemplate(r *request) error {
 func (s *Server) listTemplates(r *request) error {
 	q := r.query("limit", "cursor")
 	limit := q.number("limit", 50, 1, 200)
-	var after, afterID string
+	afterName, afterID := "", ""
 	if cursor, given := q.values["cursor"]; given {
 		text, err := base64.RawURLEncoding.DecodeString(cursor)
 		place, ok := strings.CutPrefix(string(text), "template:")
-		id, name, both := strings.Cut(place, ":")
-		if after, afterID = name, id; err != nil || !ok || !both || !strictText(name) {
+		var both bool
+		afterID, afterName, both = strings.Cut(place, ":")
+		if _, isID := authz.ParseKeyID(afterID); err != nil || !ok || !both || !isID || !isText(afterName) {
 			q.fault("cursor", "invalid_cursor", "want a next_cursor of an earlier page")
 		}
 	}
@@ -89,7 +90,7 @@ func (s *Server) listTemplates(r *request) error {
 	}
 	ctx, cancel := r.context()
 	defer cancel()
-	list, err := s.cfg.Templates.List(ctx, r.call(), after, afterID, limit+1) // one more tells whether there is a next page
+	list, err := s.cfg.Templates.List(ctx, r.call(), afterName, afterID, limit+1) // one more tells whether there is a next page
 	if err != nil {
 		return err
 	}
@@ -154,7 +155,7 @@ func appendTemplate(b []byte, t *access.Template) []byte {
 	b = strictjson.AppendString(append(b, `,"notification_policy":`...), string(t.NotificationPolicy))
 	b = strconv.AppendInt(append(b, `,"notification_count":`...), int64(t.NotificationCount), 10)
 	b = appendMinutes(append(b, `,"escalation_after_mins":`...), t.EscalationAfter)
-	b = appendText(append(b, `,"escalation_group_id":`...), t.EscalationGroup)
+	b = appendOptional(append(b, `,"escalation_group_id":`...), t.EscalationGroup)
 	b = append(b, `,"custom_fields":[`...)
 	for i := range t.CustomFields {
 		if i > 0 {
@@ -168,12 +169,12 @@ func appendTemplate(b []byte, t *access.Template) []byte {
 		b = strictjson.AppendString(append(b, `,"placeholder":`...), f.Placeholder)
 		b = append(appendStrings(append(b, `,"options":`...), f.Options), '}')
 	}
-	b = appendText(append(b, `],"trigger_task_id":`...), t.TriggerTask)
+	b = appendOptional(append(b, `],"trigger_task_id":`...), t.TriggerTask)
 	b = strictjson.AppendString(append(b, `,"trigger_task_failure_mode":`...), string(t.TriggerFailureMode))
 	b = appendMinutes(append(b, `,"default_duration_mins":`...), t.DefaultDuration)
 	b = appendMinutes(append(b, `,"max_duration_mins":`...), t.MaxDuration)
 	b = appendStrings(append(b, `,"auto_approve_sources":`...), t.AutoApproveSources)
-	b = appendText(append(b, `,"auto_approve_when":`...), t.AutoApproveWhen)
+	b = appendOptional(append(b, `,"auto_approve_when":`...), t.AutoApproveWhen)
 	b = appendMinutes(append(b, `,"max_auto_duration_mins":`...), t.MaxAutoDuration)
 	b = appendMinutes(append(b, `,"revoke_when_off_call_mins":`...), t.RevokeWhenOffCall)
 	b = strconv.AppendInt(append(b, `,"approvals_required":`...), int64(t.ApprovalsRequired), 10)
@@ -211,9 +212,9 @@ func appendTemplate(b []byte, t *access.Template) []byte {
 }
 
 // appendSavedTemplate appends a template with what its author should know of it.
-func appendSavedTemplate(b []byte, t *access.Template) []byte {
-	b = appendTemplate(b, t)
-	b = appendStrings(append(b[:len(b)-1], `,"warnings":`...), t.Warnings())
+func appendSavedTemplate(b []byte, made *access.Saved) []byte {
+	b = appendTemplate(b, &made.Template)
+	b = appendStrings(append(b[:len(b)-1], `,"warnings":`...), made.Warnings)
 	return append(b, '}')
 }
 
@@ -223,12 +224,4 @@ func appendMinutes(b []byte, m access.Minutes) []byte {
 		return append(b, `null`...)
 	}
 	return strconv.AppendInt(b, int64(m), 10)
-}
-
-// appendText appends a text, null for none.
-func appendText(b []byte, text string) []byte {
-	if text == "" {
-		return append(b, `null`...)
-	}
-	return strictjson.AppendString(b, text)
 }

@@ -160,8 +160,8 @@ func parseDeliveryCursor(text string) (seq int64, ok bool) {
 // shown, and null is what keeps them when it is written back.
 func appendWebhook(b []byte, w *deliveries.Shown) []byte {
 	b = strictjson.AppendString(append(b, `{"id":`...), w.ID)
-	b = appendText(append(b, `,"url":`...), w.URL)
-	b = appendText(append(b, `,"task_id":`...), w.TaskID)
+	b = appendOptional(append(b, `,"url":`...), w.URL)
+	b = appendOptional(append(b, `,"task_id":`...), w.TaskID)
 	b = appendStrings(append(b, `,"events":`...), w.Events)
 	b = append(b, `,"headers":{`...)
 	for i, name := range w.Headers {
@@ -170,7 +170,7 @@ func appendWebhook(b []byte, w *deliveries.Shown) []byte {
 		}
 		b = append(strictjson.AppendString(b, name), `:null`...)
 	}
-	b = appendText(append(b, `},"compat":`...), w.Compat)
+	b = appendOptional(append(b, `},"compat":`...), w.Compat)
 	b = strictjson.AppendString(append(b, `,"description":`...), w.Description)
 	b = append(b, `,"secrets":[`...)
 	for i, one := range w.Secrets {
@@ -206,14 +206,14 @@ func appendDelivery(b []byte, d *deliveries.Delivery) []byte {
 		b = append(b, `null`...)
 	} else {
 		b = appendInstant(append(b, `{"at":`...), d.AttemptedAt)
-		b = appendText(append(b, `,"result":`...), d.Outcome.Result)
+		b = appendOptional(append(b, `,"result":`...), d.Outcome.Result)
 		b = append(b, `,"reply_status":`...)
 		if d.Outcome.ReplyStatus == 0 {
 			b = append(b, `null`...)
 		} else {
 			b = strconv.AppendInt(b, int64(d.Outcome.ReplyStatus), 10)
 		}
-		b = append(appendText(append(b, `,"reply_head":`...), d.Outcome.ReplyHead), '}')
+		b = append(appendOptional(append(b, `,"reply_head":`...), d.Outcome.ReplyHead), '}')
 	}
 	return append(appendInstant(append(b, `,"created_at":`...), d.CreatedAt), '}')
 }
