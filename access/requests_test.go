@@ -1,0 +1,138 @@
+package access_test
+
+import (
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/latchkey-dev/latchkey"
+	"github.com/latchkey-dev/latchkey/access"
+	"github.com/latchkey-dev/latchkey/authz"
+	"github.com/latchkey-dev/latchkey/feed"
+)
+
+// ledger is a world in which ann asks and bob, ben and cid decide.
+func ledger(t *testing.T) (*world, access.Template) {
+	t.Helper()
+	w := newWorld(t)
+	return w, w.ledger(nil)
+}
+
+func (w *world) ledger(change func(*access.Template)) access.Template {
+	w.Helper()
+	w.people("ann", "bob", "ben", "cid", "eve")
+	w.person(authz.AdminPerson, "ada")
+	approvers := w.group("approvers", "bob", "ben")
+	read := w.entitlement("read", `{"account":[{"f":"main","p":2}]}`, `{"roles":["reader"]}`)
+	return w.template(func(t *access.Template) {
+		t.Entitlements, t.ApproverGroups = []string{read}, []string{approvers}
+		if change != nil {
+			change(t)
+		}
+	})
+}
+
+func TestRequest_IsApprovedAndBecomesAGrantThatEnds(t *testing.T) {
+	onEach(t, func(t *testing.T, w *world) {
+		tm := w.ledger(nil)
+		r := w.submit("ann", ask(tm))
+		if r.Status != access.Pending || r.DecidedBy != "" || len(w.grants("ann")) != 0 {
+			t.Fatalf("submitted: %+v", r)
+		}
+		if got := []access.Party{{ID: id("bob"), Email: "bob@example.com", Name: "BOB"}, {ID: id("ben"), Email: "ben@example.com", Name: "BEN"}}; !cmp.Equal(got, r.Notified) {
+			t.Errorf("told: %s", cmp.Diff(got, r.Notified))
+		}
+		w.at += 10 * minute
+		r = w.approve("bob", r)
+		if r.Status != access.Approved || r.DecidedBy != id("bob") || r.DecisionMethod != access.ManualDecision || r.Comment != "fine" {
+			t.Errorf("approved: %+v", r)
+		}
+		if r.NotBefore != w.at || r.ExpiresAt != w.at+60*minute {
+			t.Errorf("the clock of a temporary grant starts at the approval: %s to %s", r.NotBefore, r.ExpiresAt)
+		}
+		grants := w.grants("ann")
+		if len(grants) != 1 {
+			t.Fatalf("grants: %+v", grants)
+		}
+		g := grants[0]
+		want := authz.GrantRecord{
+			ID: r.Grant, Customer: w.customer.ID, Subject: authz.EntityRef{Type: "user", ID: id("ann")}, Entries: `{"account":[{"f":"main","p":2}]}`,
+			Reason: "access request: Read the ledger", NotBefore: w.at, ExpiresAt: w.at + 60*minute, RevokedAt: latchkey.Never, CreatedAt: w.at,
+			Author: g.Author, Version: g.Version, Request: r.ID, Entitlements: tm.Entitlements, Claims: `{"roles":["reader"]}`,
+		}
+		if diff := cmp.Diff(want, g); diff != "" || g.Author.ID != id("bob") {
+			t.Errorf("the grant: %s", diff)
+		}
+		if len(w.reached) == 0 || w.reached[len(w.reached)-1] < g.Version {
+			t.Errorf("decisions of this process were told of %v, the grant is of %d", w.reached, g.Version)
+		}
+		if diff := cmp.Diff(w.read(r), r); diff != "" {
+			t.Errorf("what was answered is not what is written down: %s", diff)
+		}
+
+		w.at = r.ExpiresAt - 1
+		if got := w.read(r); got.StatusAt(w.at) != access.Approved {
+			t.Errorf("before its end it is %s", got.StatusAt(w.at))
+		}
+		w.at = r.ExpiresAt
+		got := w.read(r)
+		if got.StatusAt(w.at) != access.Expired || got.Decision(w.at) != "Approved" || len(w.grants("ann")) != 0 {
+			t.Errorf("at its end it is %s, decision %s", got.StatusAt(w.at), got.Decision(w.at))
+		}
+		for i, want := range []int{1, 0} {
+			if n, err := w.requests.Sweep(t.Context(), w.at+minute); n != want || err != nil {
+				t.Errorf("sweep %d: %d, %v", i, n, err)
+			}
+		}
+		if got := w.read(r); got.Status != access.Expired || got.DecidedBy != id("bob") || got.ClosedAt != r.ExpiresAt {
+			t.Errorf("swept: %+v", got)
+		}
+		if diff := cmp.Diff([]string{"submitted", "approved", "expired"}, w.told(r)); diff != "" {
+			t.Error(diff)
+		}
+		report, err := w.db.VerifyChain(t.Context(), w.customer.ID)
+		if err != nil || !report.Holds {
+			t.Errorf("the trail: %+v, %v", report, err)
+		}
+	})
+}
+
+func TestRequest_ChangesWakeWhoWaits(t *testing.T) {
+	w, tm := ledger(t)
+	var waiters access.Waiters
+	r := w.submit("ann", ask(tm))
+	changed, done := waiters.Wait(w.customer.ID, r.ID)
+	defer done()
+	other, quit := waiters.Wait(w.customer.ID, id("another"))
+	defer quit()
+	before, err := w.db.Position(t.Context(), w.customer.ID)
+	if err != nil {
+		t.Fatal(err)
+	}
+	w.approve("bob", r)
+	list, err := w.db.Changes(t.Context(), w.customer.ID, before.Seq, 10)
+	if err != nil {
+		t.Fatal(err)
+	}
+	select {
+	case <-changed:
+		t.Fatal("woken before anything was told")
+	default:
+	}
+	for _, touched := range list {
+		waiters.Observe(w.customer.ID, touched)
+	}
+	select {
+	case <-changed:
+	default:
+		t.Errorf("nobody was woken by %+v", list)
+	}
+	waiters.Observe(w.customer.ID, authz.Touched{All: []feed.Kind{feed.Policy}})
+	select {
+	case <-other:
+		t.Error("woken by what does not concern it")
+	default:
+	}
+	waiters.Observe(w.customer.ID, authz.Touched{All: []feed.Kind{feed.Request}})
+	<-other
+}
