@@ -382,16 +382,23 @@ func (a Access) requests(ctx context.Context, q *access.RequestQuery, matching i
 		args = append(args, v)
 		return "$" + strconv.Itoa(len(args))
 	}
-	from := `access_requests r`
-	where := []string{`r.customer_id = ` + arg(q.Customer)}
-	column := func(name string) string { return name }
+	from, order := `access_requests r`, `r.created_at DESC, r.id DESC`
+	customer, column := `r.customer_id`, func(name string) string { return name }
+	if due { // by when they end, of which there are few: nothing else is to look like a way in
+		customer, order = `r.customer_id || ''`, `r.created_at + 0 DESC, r.id DESC`
+		column = func(name string) string { return name + ` || ''` }
+	}
+	where := []string{customer + ` = ` + arg(q.Customer)}
 	switch {
-	case q.Requester == "":
+	case q.Requester == "", due:
 	case matching <= fewRequests: // by the addresses, and nothing else
 		from = `access_requesters q CROSS JOIN access_requests r`
 		where = append(where, `q.customer_id = `+arg(q.Customer), `replace(q.email, `+arg(q.Requester)+`, '') <> q.email`, `r.requester_email = q.email`)
 		column = func(name string) string { return name + ` || ''` }
 	default:
+		where = append(where, `replace(r.requester_email, `+arg(q.Requester)+`, '') <> r.requester_email`)
+	}
+	if due && q.Requester != "" {
 		where = append(where, `replace(r.requester_email, `+arg(q.Requester)+`, '') <> r.requester_email`)
 	}
 	if q.Template != "" {
@@ -432,7 +439,7 @@ func (a Access) requests(ctx context.Context, q *access.RequestQuery, matching i
 	}
 	//nolint:gosec // what is put together is written above; values are parameters
 	found, err := a.db.read.QueryContext(ctx, `SELECT `+requestColumns+` FROM `+from+` WHERE `+strings.Join(where, ` AND `)+
-		` ORDER BY r.created_at DESC, r.id DESC LIMIT `+arg(q.Limit), args...)
+		` ORDER BY `+order+` LIMIT `+arg(q.Limit), args...)
 	return listed(found, err, scanRequest, "access requests")
 }
 

@@ -157,7 +157,14 @@ func TestCopy_TakesEverythingAndVerifiesIt(t *testing.T) {
 		INSERT INTO groups VALUES ('g1', 'default', 'ops', 1, 1);
 		INSERT INTO group_members VALUES ('g1', 'p1', 'default', 1);
 		INSERT INTO group_entitlements VALUES ('g1', 'e1', 'default');
-		INSERT INTO access_key_persons SELECT id, 'p1', 'default' FROM access_keys LIMIT 1`)
+		INSERT INTO access_key_persons SELECT id, 'p1', 'default' FROM access_keys LIMIT 1;
+		INSERT INTO access_templates VALUES ('t1', 'default', 'a1', 'read', 1, '{}');
+		INSERT INTO access_template_refs VALUES ('t1', 'group', 'g1', 'default');
+		INSERT INTO access_places VALUES ('t1', 'default', 'g1', 1, 'p1');
+		INSERT INTO access_requests VALUES ('r1', 'default', 't1', 'p1', 'a@example.com', 'p1', '', 'pending', 1, 2, 3, 4, 'key', '', 0, '', 1, '{}');
+		INSERT INTO access_requesters VALUES ('default', 'a@example.com', 1);
+		INSERT INTO access_awaited VALUES ('r1', 'g1', 'default', 1);
+		INSERT INTO access_messages VALUES ('m1', 'r1', 'default', 'p1', 'a@example.com', 'Alice', 'hello', 1)`)
 	if err := db.WriteUses(ctx, []authz.Use{{Key: authz.KeyID{1}, At: start}}, nil); err != nil {
 		t.Fatal(err)
 	}
