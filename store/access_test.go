@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"path/filepath"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -32,7 +33,7 @@ func BenchmarkAccess_History(b *testing.B) {
 	const n, people, templates = 100_000, 2_000, 20
 	statuses := []access.Status{access.Expired, access.Expired, access.Expired, access.Denied, access.Revoked, access.Approved, access.Pending}
 	snapshot := access.DefaultTemplate()
-	snapshot.Name, snapshot.Description = "Read the ledger", string(make([]byte, 500))
+	snapshot.Name, snapshot.Description = "Read the ledger", strings.Repeat("It says what it is for. ", 20)
 	for first := 0; first < n; first += 5000 {
 		err := db.Access().Change(ctx, authz.Change{Chain: authz.DefaultCustomer, At: start}, func(tx access.Tx) (audit.Draft, error) {
 			for i := first; i < first+5000; i++ {
@@ -41,7 +42,7 @@ func BenchmarkAccess_History(b *testing.B) {
 					ID: uuid.NewString(), Template: id(fmt.Sprint("template ", i%templates)).String(), Snapshot: access.Snapshot{Template: snapshot},
 					Requester: access.Party{ID: id(fmt.Sprint("person ", i*7%people)).String(), Email: fmt.Sprintf("person%04d@example.com", i*7%people)},
 					Status:    statuses[i%len(statuses)], CreatedAt: at, PendingUntil: latchkey.Never, EscalatesAt: latchkey.Never, EscalatedAt: latchkey.Never,
-					ExpiresAt: latchkey.Never, RecheckAt: latchkey.Never, Justification: string(make([]byte, 200)),
+					ExpiresAt: latchkey.Never, RecheckAt: latchkey.Never, Justification: strings.Repeat("the incident ", 15),
 				}
 				r.Beneficiary, r.Snapshot.Template.ID = r.Requester, fmt.Sprint(i)
 				if i%97 == 0 { // run out, and not written down yet
