@@ -76,8 +76,8 @@ func (s *keySet) find(ctx context.Context, kid, algorithm string, now latchkey.I
 	if len(found) > 0 && now < had.at.Add(keysFresh) {
 		return found, nil
 	}
-	if now < latchkey.Instant(s.asked.Load()).Add(askEvery) && s.asked.Load() != 0 { // not so soon again
-		return s.outcome(found, now)
+	if !s.mayAsk(now) {
+		return s.outcome(kid, algorithm, now)
 	}
 	select {
 	case s.turn <- struct{}{}:
@@ -92,22 +92,29 @@ func (s *keySet) find(ctx context.Context, kid, algorithm string, now latchkey.I
 		}
 	}
 	defer func() { <-s.turn }()
-	if asked := s.asked.Load(); asked == 0 || now >= latchkey.Instant(asked).Add(askEvery) {
-		s.asked.Store(int64(now))
+	if s.mayAsk(now) { // another may have, meanwhile
 		keys, err := s.fetch(ctx)
 		if err == nil {
 			s.known.Store(&published{at: now, keys: keys})
 		} else if s.failed != nil {
 			s.failed(s.issuer, err)
 		}
+		s.asked.Store(int64(now)) // last: whoever sees it finds what came of it
 	}
-	return s.outcome(s.known.Load().by(kid, algorithm, now), now)
+	return s.outcome(kid, algorithm, now)
+}
+
+func (s *keySet) mayAsk(now latchkey.Instant) bool {
+	asked := s.asked.Load()
+	return asked == 0 || now >= latchkey.Instant(asked).Add(askEvery)
 }
 
 // outcome is what is found without asking. A key that is not among those which
 // were just published is none of the issuer's.
-func (s *keySet) outcome(found []jose.JSONWebKey, now latchkey.Instant) ([]jose.JSONWebKey, error) {
-	switch had := s.known.Load(); {
+func (s *keySet) outcome(kid, algorithm string, now latchkey.Instant) ([]jose.JSONWebKey, error) {
+	had := s.known.Load()
+	found := had.by(kid, algorithm, now)
+	switch {
 	case len(found) > 0:
 		return found, nil
 	case had != nil && now < had.at.Add(askEvery):
@@ -146,7 +153,8 @@ func fits(key any, algorithm string) bool {
 // fetch asks the issuer for its keys. The metadata is asked for each time: it may
 // have moved them.
 func (s *keySet) fetch(ctx context.Context) ([]jose.JSONWebKey, error) {
-	ctx, cancel := context.WithTimeout(ctx, fetchWait)
+	// Whoever asked first may have gone; the others wait for the same answer.
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), fetchWait)
 	defer cancel()
 	at := s.url
 	if at == "" {
