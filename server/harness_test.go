@@ -24,6 +24,7 @@ import (
 	"net/http/httptest"
 
 	"github.com/latchkey-dev/latchkey"
+	"github.com/latchkey-dev/latchkey/access"
 	"github.com/latchkey-dev/latchkey/authz"
 	"github.com/latchkey-dev/latchkey/cache"
 	"github.com/latchkey-dev/latchkey/feed"
@@ -81,7 +82,8 @@ type options struct {
 	nodes        authz.NodeStore // shared with other servers
 	lease        *feed.Lease     // until when decisions may be made
 	serveStale   time.Duration   // and for how long after that they are all the same
-	tamper       bool            // the test breaks the audit chain on purpose
+	auto         access.AutoApprover
+	tamper       bool // the test breaks the audit chain on purpose
 }
 
 // api is a whole server in this process: SQLite in a directory of its own, a
@@ -99,6 +101,7 @@ type api struct {
 	refusals *authz.Refusals
 	feed     *authz.Feed
 	nodes    *authz.Nodes
+	requests *access.Requests
 
 	nodesStore authz.NodeStore
 	following  sync.Mutex
@@ -220,6 +223,12 @@ func start(t testing.TB, change ...func(*options)) *api {
 	cfg.People = cfg.Tokens
 	staff := people.Config{Record: a.db.People(), Tokens: cfg.Tokens, Keys: cfg.Keys, Table: a.table, Parser: parser, Grants: a.subjects}
 	cfg.Persons, cfg.Groups, cfg.Catalogue = people.NewPersons(staff), people.NewGroups(staff), people.NewCatalogue(staff)
+	cfg.Templates = access.NewTemplates(access.TemplatesConfig{Record: a.db.Access(), Parser: parser, Auto: o.auto})
+	a.requests = access.NewRequests(access.RequestsConfig{Record: a.db.Access(), Parser: parser, Subjects: a.subjects, Auto: o.auto, Now: now,
+		Troubled: func(_ context.Context, what string, err error) {
+			cfg.Log.Warn("access_request", "problem", what, "error", err.Error())
+		}})
+	cfg.Requests = a.requests
 	cfg.Searcher = authz.NewSearcher(record, cfg.PDP)
 	o.sets.Record, o.sets.Origin = record, o.origin
 	cfg.Sets = authz.NewSets(o.sets)
