@@ -41,7 +41,6 @@ var edges = map[string][]string{
 	"store":    {"internal/vault", "authz", "people", "access", "deliveries", "tasks", "audit", "scopes", "policies", "feed"},
 	"identity": {"people", "authz"},
 
-	"store": {"internal/vault", "authz", "people", "access", "deliveries", "audit", "scopes", "policies", "feed"},
 	"cache": {"authz", "policies", "scopes", "feed"},
 	// The sidecar's line to its control plane.
 	"control": {"feed"},
@@ -50,7 +49,7 @@ var edges = map[string][]string{
 
 	"policies/bundle": {"policies", "audit", "scopes"},
 
-	"notify": {"audit", "access", "deliveries", "tasks", "authz", "policies"},
+	"notify": {"audit", "access", "deliveries", "tasks", "authz", "policies", "internal/vault"},
 
 	// Scripts, in a process of their own; it knows nothing of what it runs for.
 	"notify/sandbox": nil,
@@ -58,8 +57,7 @@ var edges = map[string][]string{
 	"server":          {"authz", "people", "access", "deliveries", "tasks", "audit", "scopes", "policies", "forward", "policies/bundle", "feed"},
 	"server/extauthz": {"forward"},
 
-	"cmd/latchkey": {"scopes", "policies", "audit", "authz", "people", "access", "deliveries", "tasks", "forward", "feed", "store", "cache", "control", "notify", "notify/sandbox", "policies/bundle", "server", "server/extauthz", "internal/keyring", "internal/vault"},
-	"cmd/latchkey": {"scopes", "policies", "audit", "authz", "people", "identity", "access", "deliveries", "forward", "feed", "store", "cache", "control", "notify", "notify/sandbox", "policies/bundle", "server", "server/extauthz", "internal/keyring", "internal/vault"},
+	"cmd/latchkey": {"scopes", "policies", "audit", "authz", "people", "identity", "access", "deliveries", "tasks", "forward", "feed", "store", "cache", "control", "notify", "notify/sandbox", "policies/bundle", "server", "server/extauthz", "internal/keyring", "internal/vault"},
 
 	// Programs of the workshop; nothing of the product imports them.
 	"internal/bench":      {"scopes", "authz", "store", "cache", "internal/keyring", "policies/bundle", "internal/page"},
