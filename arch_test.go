@@ -49,7 +49,7 @@ var edges = map[string][]string{
 
 	"policies/bundle": {"policies", "audit", "scopes"},
 
-	"notify": {"audit", "access", "deliveries", "tasks", "authz", "policies", "internal/vault"},
+	"notify": {"notify/sandbox", "audit", "access", "deliveries", "tasks", "authz", "policies", "internal/vault"},
 
 	// Scripts, in a process of their own; it knows nothing of what it runs for.
 	"notify/sandbox": nil,

@@ -92,6 +92,16 @@ func (s *Server) routes() {
 		{method: http.MethodGet, path: "/v1/grants/:id", may: s.cfg.Granter.May, handle: s.getGrant},
 		{method: http.MethodDelete, path: "/v1/grants/:id", action: "grant.revoke", change: true, may: s.cfg.Granter.May, handle: s.revokeGrant},
 
+		{method: http.MethodPost, path: "/v1/tasks", change: true, body: jsonBody, may: s.cfg.Tasks.May, handle: s.createTask},
+		{method: http.MethodGet, path: "/v1/tasks", query: true, may: s.cfg.Tasks.May, handle: s.listTasks},
+		{method: http.MethodGet, path: "/v1/tasks/:id", may: s.cfg.Tasks.May, handle: s.getTask},
+		{method: http.MethodPut, path: "/v1/tasks/:id", change: true, body: jsonBody, may: s.cfg.Tasks.May, handle: s.putTask},
+		{method: http.MethodDelete, path: "/v1/tasks/:id", change: true, may: s.cfg.Tasks.May, handle: s.deleteTask},
+		{method: http.MethodGet, path: "/v1/tasks/:id/runs", action: "task.read", query: true, may: s.cfg.Tasks.May, handle: s.listRuns},
+		{method: http.MethodGet, path: "/v1/secrets", action: "secret.read", may: s.cfg.Tasks.May, handle: s.listSecrets},
+		{method: http.MethodPut, path: "/v1/secrets/:name", change: true, body: jsonBody, may: s.cfg.Tasks.May, handle: s.putSecret},
+		{method: http.MethodDelete, path: "/v1/secrets/:name", change: true, may: s.cfg.Tasks.May, handle: s.deleteSecret},
+
 		{method: http.MethodPost, path: "/v1/users", change: true, body: jsonBody, may: people.MayManage, handle: s.createUser},
 		{method: http.MethodGet, path: "/v1/users", query: true, may: s.cfg.Persons.May, handle: s.listUsers},
 		{method: http.MethodGet, path: "/v1/users/:id", may: s.cfg.Persons.May, handle: s.getUser},

@@ -29,6 +29,7 @@ import (
 	"github.com/latchkey-dev/latchkey/people"
 	"github.com/latchkey-dev/latchkey/policies/bundle"
 	"github.com/latchkey-dev/latchkey/scopes"
+	"github.com/latchkey-dev/latchkey/tasks"
 )
 
 // Config are the collaborators and settings of a Server. Collaborators are
@@ -41,6 +42,7 @@ type Config struct {
 	Tokens      *people.Tokens
 	Groups      *people.Groups
 	Catalogue   *people.Catalogue
+	Tasks       *tasks.Tasks
 	Keys        *authz.Keys
 	Customers   *authz.Customers
 	Policies    *authz.Policies

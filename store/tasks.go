@@ -62,8 +62,14 @@ func (db TaskRecord) Task(ctx context.Context, customer, id string) (tasks.Task,
 }
 
 // Tasks implements tasks.Record.
-func (db TaskRecord) Tasks(ctx context.Context, customer, after string, limit int) ([]tasks.Task, error) {
-	found, err := db.read.QueryContext(ctx, `SELECT `+taskColumns+` FROM tasks WHERE customer_id = $1 AND name > $2 ORDER BY name LIMIT $3`, customer, after, limit)
+func (db TaskRecord) Tasks(ctx context.Context, customer string, p tasks.Page) ([]tasks.Task, error) {
+	where, args := `customer_id = $1`, []any{customer, p.Limit}
+	if p.AfterID != "" {
+		where += ` AND (created_at > $3 OR created_at = $3 AND id > $4)`
+		args = append(args, int64(p.AfterCreated), p.AfterID)
+	}
+	//nolint:gosec // what is put together is written above; values are parameters
+	found, err := db.read.QueryContext(ctx, `SELECT `+taskColumns+` FROM tasks WHERE `+where+` ORDER BY created_at, id LIMIT $2`, args...)
 	list, err := collect(found, err, scanTask)
 	if err != nil {
 		return nil, refine(fmt.Errorf("list tasks of %s: %w", customer, err))
@@ -163,17 +169,17 @@ func scanRun(row scanner) (r tasks.Run, err error) {
 }
 
 // Runs implements tasks.Record.
-func (db TaskRecord) Runs(ctx context.Context, q tasks.RunQuery) ([]tasks.Run, error) {
-	where, args := `task_id = $1 AND customer_id = $2`, []any{q.Task, q.Customer, q.Limit}
-	if q.AfterID != "" {
+func (db TaskRecord) Runs(ctx context.Context, customer, task string, p tasks.Page) ([]tasks.Run, error) {
+	where, args := `task_id = $1 AND customer_id = $2`, []any{task, customer, p.Limit}
+	if p.AfterID != "" {
 		where += ` AND (created_at < $4 OR created_at = $4 AND id > $5)`
-		args = append(args, int64(q.AfterCreated), q.AfterID)
+		args = append(args, int64(p.AfterCreated), p.AfterID)
 	}
 	//nolint:gosec // what is put together is written above; values are parameters
 	found, err := db.read.QueryContext(ctx, `SELECT `+runColumns+` FROM task_runs WHERE `+where+` ORDER BY created_at DESC, id LIMIT $3`, args...)
 	list, err := collect(found, err, scanRun)
 	if err != nil {
-		return nil, refine(fmt.Errorf("list runs of task %s: %w", q.Task, err))
+		return nil, refine(fmt.Errorf("list runs of task %s: %w", task, err))
 	}
 	return list, nil
 }

@@ -18,18 +18,17 @@ type Record interface {
 
 	// Task returns one, NotFound without it.
 	Task(ctx context.Context, customer, id string) (Task, error)
-	// Tasks lists them by name; after is the last name of the page before.
-	Tasks(ctx context.Context, customer, after string, limit int) ([]Task, error)
+	// Tasks lists them, oldest first.
+	Tasks(ctx context.Context, customer string, p Page) ([]Task, error)
 	// Runs lists those of a task, newest first.
-	Runs(ctx context.Context, q RunQuery) ([]Run, error)
+	Runs(ctx context.Context, customer, task string, p Page) ([]Run, error)
 	vault.Record
 }
 
-// RunQuery selects runs of one task.
-type RunQuery struct {
-	Customer, Task string
+// Page selects a part of a list by creation.
+type Page struct {
 	// AfterCreated and AfterID are of the last one of the page before; "" for the
-	// first.
+	// first page.
 	AfterCreated latchkey.Instant
 	AfterID      string
 	Limit        int

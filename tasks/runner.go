@@ -31,7 +31,7 @@ var triggers = map[string]string{
 
 const escalated = "escalated"
 
-// Executor does what a task says. Implemented by notify.Executor.
+// Executor does what a task says. Implemented by notify.TaskExecutor.
 type Executor interface {
 	// RunScript runs a script, for no longer than ctx. The error says that it was not
 	// run, or that nobody can tell.
@@ -58,6 +58,7 @@ type Message struct {
 	ID   string // of the run: the same in every attempt
 	URL  string
 	Key  []byte // that signs
+	At   latchkey.Instant
 	Body []byte
 }
 
@@ -377,11 +378,12 @@ func (r *Runner) execute(ctx context.Context, task *Task, run *Run, request *acc
 		if err != nil {
 			return Outcome{}, err
 		}
-		body, err := message(run, request, &event, r.cfg.Now())
+		at := r.cfg.Now()
+		body, err := message(run, request, &event, at)
 		if err != nil {
 			return Outcome{}, err
 		}
-		return r.cfg.Executor.Post(ctx, Message{ID: run.ID, URL: task.URL, Key: key, Body: body}).kept(nil), nil
+		return r.cfg.Executor.Post(ctx, Message{ID: run.ID, URL: task.URL, Key: key, At: at, Body: body}).kept(nil), nil
 	}
 	settings, err := settings(run, request, &event)
 	if err != nil {

@@ -186,22 +186,20 @@ func (s *Tasks) Get(ctx context.Context, call authz.Call, id string) (Task, erro
 	return s.cfg.Record.Task(ctx, call.Customer.ID, id)
 }
 
-// List lists tasks by name; after is the last name of the page before.
-func (s *Tasks) List(ctx context.Context, call authz.Call, after string, limit int) ([]Task, error) {
+// List lists tasks, oldest first.
+func (s *Tasks) List(ctx context.Context, call authz.Call, p Page) ([]Task, error) {
 	if err := s.May(&call.Caller); err != nil {
 		return nil, err
 	}
-	return s.cfg.Record.Tasks(ctx, call.Customer.ID, after, limit)
+	return s.cfg.Record.Tasks(ctx, call.Customer.ID, p)
 }
 
-// Runs lists the runs of a task, newest first. The query's customer is the
-// caller's.
-func (s *Tasks) Runs(ctx context.Context, call authz.Call, q RunQuery) ([]Run, error) {
-	if _, err := s.Get(ctx, call, q.Task); err != nil {
+// Runs lists the runs of a task, newest first.
+func (s *Tasks) Runs(ctx context.Context, call authz.Call, id string, p Page) ([]Run, error) {
+	if _, err := s.Get(ctx, call, id); err != nil {
 		return nil, err
 	}
-	q.Customer = call.Customer.ID
-	return s.cfg.Record.Runs(ctx, q)
+	return s.cfg.Record.Runs(ctx, call.Customer.ID, id, p)
 }
 
 // TaskExists reports whether the customer has the task.
