@@ -230,6 +230,7 @@ func start(t testing.TB, change ...func(*options)) *api {
 		}})
 	cfg.Requests = a.requests
 	cfg.Searcher = authz.NewSearcher(record, cfg.PDP)
+	cfg.Tasks = taskService(t, a.db, true)
 	o.sets.Record, o.sets.Origin = record, o.origin
 	cfg.Sets = authz.NewSets(o.sets)
 	cfg.Log = slog.New(slog.NewJSONHandler(a.log, &slog.HandlerOptions{Level: slog.LevelDebug}))

@@ -35,6 +35,7 @@ import (
 	"github.com/latchkey-dev/latchkey/scopes"
 	"github.com/latchkey-dev/latchkey/server"
 	"github.com/latchkey-dev/latchkey/store"
+	"github.com/latchkey-dev/latchkey/tasks"
 )
 
 // openapiDocument is openapi.yaml as a value, with its schemas compiled as
@@ -296,6 +297,7 @@ func startOpenAPI(t *testing.T, doc *openapiDocument, change func(*server.Config
 	cfg.Feed = authz.NewFeed(authz.FeedConfig{Record: s.db, Maker: &authz.RecordMaker{Record: s.db, Epoch: testEpoch}, Signer: feedSigner(t), Issuer: "openapi",
 		Now: func() latchkey.Instant { return latchkey.InstantOf(now()) }, MaxBytes: 1 << 20})
 	cfg.Nodes = authz.NewNodes(nil, false, 30*time.Second)
+	cfg.Tasks = taskService(t, s.db, true)
 	if change != nil {
 		change(&cfg)
 	}
@@ -539,6 +541,7 @@ func TestOpenAPI_RepliesAreAsDocumented(t *testing.T) {
 	s.policies()
 	s.directory(full)
 	grant := s.grants(example, full)
+	task := s.tasks()
 	people := s.people(full)
 	s.searches(full)
 	s.bundles()
@@ -550,7 +553,8 @@ func TestOpenAPI_RepliesAreAsDocumented(t *testing.T) {
 		"/v1/policies/{name}/rollback": "main", "/v1/policies/{name}/test": "main",
 		"/v1/bundles/{name}": "acme.tar.gz",
 		"/v1/grants/{id}":    grant,
-		"/v1/users/{id}":     people.user, "/v1/users/{id}/claim": people.user, "/v1/personal_tokens/{id}": people.token,
+		"/v1/tasks/{id}":     task, "/v1/tasks/{id}/runs": task + "/runs", "/v1/secrets/{name}": "KEY",
+		"/v1/users/{id}": people.user, "/v1/users/{id}/claim": people.user, "/v1/personal_tokens/{id}": people.token,
 		"/v1/groups/{id}": people.group, "/v1/groups/{id}/members/{user_id}": people.group + "/members/" + people.user,
 		"/v1/applications/{id}": people.application, "/v1/entitlements/{id}": people.entitlement,
 		"/v1/sets/{name}": "open", "/v1/sets/{name}/values": "open", "/v1/sets/{name}/values/{value}": "open/values/A",
@@ -1055,6 +1059,65 @@ func (s *openapiServer) settings() {
 			s.seen[seen] = true
 		}
 	}
+}
+
+// tasks returns one.
+func (s *openapiServer) tasks() string {
+	s.t.Helper()
+	const create, list, one, runs, secret = "POST /v1/tasks", "GET /v1/tasks", "/v1/tasks/{id}", "GET /v1/tasks/{id}/runs", "/v1/secrets/{name}"
+	webhook := func(name string) string {
+		return `{"name":"` + name + `","task_type":"webhook","url":"https://board.example.com/hook","max_retries":0}`
+	}
+	const script = `{"name":"log","task_type":"script","schedule_type":"once","script":"package task\nfunc Run() (string, error) { return secrets.Get(\"KEY\"), nil }\n","secrets":["KEY"]}`
+	once := map[string]string{"X-Customer-ID": "acme", "Idempotency-Key": "tasks 1"}
+	s.send(openapiCall{operation: create, key: s.root, headers: once, body: webhook("board")}, 201)
+	made := s.send(openapiCall{operation: create, key: s.root, headers: once, body: webhook("board")}, 201)
+	s.send(openapiCall{operation: create, key: s.root, headers: once, body: webhook("another")}, 422)
+	s.send(openapiCall{operation: create, key: s.root, headers: openapiAcme, body: webhook("board")}, 409)
+	s.send(openapiCall{operation: create, key: s.root, headers: openapiAcme, body: `{"name":"","task_type":"cron"}`}, 400)
+	s.send(openapiCall{operation: create, key: s.root, headers: openapiAcme, body: script}, 201)
+	page := s.send(openapiCall{operation: list, path: "/v1/tasks?limit=1", key: s.root, headers: openapiAcme}, 200)
+	s.send(openapiCall{operation: list, path: "/v1/tasks?cursor=" + openapiField(s.t, page, "next_cursor"), key: s.root, headers: openapiAcme}, 200)
+	s.send(openapiCall{operation: list, path: "/v1/tasks?limit=0", key: s.root, headers: openapiAcme}, 400)
+	id := openapiField(s.t, made, "id")
+	path, nobody := "/v1/tasks/"+id, "/v1/tasks/"+openapiNone
+	s.send(openapiCall{operation: "GET " + one, path: path, key: s.root, headers: openapiAcme}, 200)
+	s.send(openapiCall{operation: "GET " + one, path: nobody, key: s.root, headers: openapiAcme}, 404)
+	s.send(openapiCall{operation: "PUT " + one, path: path, key: s.root, headers: openapiAcme, body: webhook("renamed")}, 200)
+	s.send(openapiCall{operation: "PUT " + one, path: path, key: s.root, headers: openapiAcme, body: webhook("log")}, 409)
+	s.send(openapiCall{operation: "PUT " + one, path: path, key: s.root, headers: openapiAcme, body: script}, 400)
+	s.send(openapiCall{operation: "PUT " + one, path: nobody, key: s.root, headers: openapiAcme, body: webhook("x")}, 404)
+	s.send(openapiCall{operation: "DELETE " + one, path: nobody, key: s.root, headers: openapiAcme}, 404)
+	gone := openapiField(s.t, s.send(openapiCall{operation: create, key: s.root, headers: openapiAcme, body: webhook("gone")}, 201), "id")
+	s.send(openapiCall{operation: "DELETE " + one, path: "/v1/tasks/" + gone, key: s.root, headers: openapiAcme}, 204)
+	useTask(s.t, s.db, "acme", id)
+	s.send(openapiCall{operation: "DELETE " + one, path: path, key: s.root, headers: openapiAcme}, 409)
+	for i := range 2 {
+		if err := s.db.Tasks().InsertRun(context.Background(), tasks.Run{ID: openapiNone[:35] + strconv.Itoa(i+1), Customer: "acme", Task: id, Source: tasks.ByTemplate, Seq: int64(i),
+			Event: "created", Request: openapiNone, Mode: "ignore", Status: tasks.Queued, CreatedAt: latchkey.Instant(i + 1)}); err != nil {
+			s.t.Fatal(err)
+		}
+	}
+	page = s.send(openapiCall{operation: runs, path: path + "/runs?limit=1", key: s.root, headers: openapiAcme}, 200)
+	s.send(openapiCall{operation: runs, path: path + "/runs?cursor=" + openapiField(s.t, page, "next_cursor"), key: s.root, headers: openapiAcme}, 200)
+	s.send(openapiCall{operation: runs, path: path + "/runs?cursor=x", key: s.root, headers: openapiAcme}, 400)
+	s.send(openapiCall{operation: runs, path: nobody + "/runs", key: s.root, headers: openapiAcme}, 404)
+
+	put := openapiCall{operation: "PUT " + secret, path: "/v1/secrets/KEY", key: s.root, headers: openapiAcme, body: `{"value":"hidden"}`}
+	s.send(put, 200)
+	s.send(put, 200)
+	put.path = "/v1/secrets/1"
+	s.send(put, 400)
+	for i := range tasks.MaxSecrets - 1 {
+		put.path = "/v1/secrets/S" + strconv.Itoa(i)
+		s.send(put, 200)
+	}
+	put.path = "/v1/secrets/ONE_MORE"
+	s.send(put, 409)
+	s.send(openapiCall{operation: "GET /v1/secrets", key: s.root, headers: openapiAcme}, 200)
+	s.send(openapiCall{operation: "DELETE " + secret, path: "/v1/secrets/S0", key: s.root, headers: openapiAcme}, 204)
+	s.send(openapiCall{operation: "DELETE " + secret, path: "/v1/secrets/S0", key: s.root, headers: openapiAcme}, 404)
+	return id
 }
 
 // grants returns one that is live.

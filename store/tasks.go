@@ -82,15 +82,6 @@ func (t taskTx) Task(ctx context.Context, id string) (tasks.Task, error) {
 	return readTask(ctx, t, t.chain, id)
 }
 
-// HasTask reports whether the customer has a task of that id.
-func (t *tx) HasTask(ctx context.Context, id string) (bool, error) {
-	_, err := readTask(ctx, t, t.chain, id)
-	if latchkey.KindOf(err) == latchkey.NotFound {
-		return false, nil
-	}
-	return err == nil, err
-}
-
 // CountTasks implements tasks.Tx.
 func (t taskTx) CountTasks(ctx context.Context) (n int, err error) {
 	if err = t.QueryRowContext(ctx, `SELECT count(*) FROM tasks WHERE customer_id = $1`, t.chain).Scan(&n); err != nil {
@@ -145,6 +136,7 @@ func (t taskTx) DeleteTask(ctx context.Context, id string) error {
 // TaskUsed implements tasks.Tx.
 func (t taskTx) TaskUsed(ctx context.Context, id string) (string, error) {
 	for _, by := range []struct{ what, query string }{
+		{"template", `SELECT count(*) FROM access_template_refs WHERE kind = 'task' AND ref_id = $1 AND customer_id = $2`},
 		{"subscription", `SELECT count(*) FROM webhooks WHERE task_id = $1 AND customer_id = $2`},
 	} {
 		var n int

@@ -14,7 +14,7 @@ import (
 func (n *node) access(cfg *server.Config) {
 	record := n.db.Access()
 	cfg.Templates = access.NewTemplates(access.TemplatesConfig{Record: record, Parser: n.parser, Auto: n.auto})
-	n.requests = access.NewRequests(access.RequestsConfig{Record: record, Parser: n.parser, Subjects: n.subjects, Auto: n.auto,
+	n.requests = access.NewRequests(access.RequestsConfig{Record: record, Parser: n.parser, Subjects: n.subjects, Auto: n.auto, Trigger: n.tasks,
 		Now: func() latchkey.Instant { return latchkey.InstantOf(n.now()) },
 		Troubled: func(_ context.Context, what string, err error) {
 			n.log.Warn("access_request", "problem", what, "error", err.Error())

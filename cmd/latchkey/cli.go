@@ -16,6 +16,8 @@ type CLI struct {
 	Sets        SetsCmd                   `cmd:"" help:"Write and read the sets that policies ask."`
 	Grants      GrantsCmd                 `cmd:"" help:"Give, show and end rights that subjects hold for a while."`
 	Requests    RequestsCmd               `cmd:"" help:"Ask for access, decide on requests, and end them."`
+	Tasks       TasksCmd                  `cmd:"" help:"Keep the tasks that events of requests run, and see their runs."`
+	Secrets     SecretsCmd                `cmd:"" help:"Keep what scripts of tasks read."`
 	Templates   TemplatesCmd              `cmd:"" help:"Keep the templates of what may be asked for."`
 	Customers   CustomersCmd              `cmd:"" help:"Make, list, change and end customers."`
 	Policies    PoliciesCmd               `cmd:"" help:"Publish, show, check and test policies."`

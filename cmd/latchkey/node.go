@@ -340,6 +340,9 @@ func openNode(ctx context.Context, cmd *ServeCmd, with nodeConfig) (*node, error
 		ReadTimeout: cmd.ReadTimeout, WriteTimeout: cmd.WriteTimeout, IdleTimeout: cmd.IdleTimeout,
 	}
 	n.people(&cfg, issuers)
+	if err := n.openTasks(ctx, cmd.EnableScriptTasks, &cfg); err != nil {
+		return nil, errors.Join(err, n.close())
+	}
 	n.access(&cfg)
 	if n.decisionLog, err = cmd.DecisionLog.open(with, n.registry); err != nil {
 		return nil, errors.Join(err, n.close())

@@ -38,6 +38,8 @@ type ServeCmd struct {
 
 	Telling `embed:""`
 
+	EnableScriptTasks bool `help:"Let the root key make tasks of type script, which run in a confined process; refuses to start where the kernel has no landlock or no seccomp." env:"LATCHKEY_ENABLE_SCRIPT_TASKS"`
+
 	Bundles string `help:"Bundles (YAML) that customers' policies and sets come from, in place of the API." type:"path" env:"LATCHKEY_BUNDLES" placeholder:"FILE"`
 
 	OIDC string `help:"OpenID Connect issuers (YAML) whose tokens stand for persons." name:"oidc" type:"path" env:"LATCHKEY_OIDC" placeholder:"FILE"`
@@ -121,6 +123,7 @@ func (n *node) loops(ctx context.Context) {
 	background.Go(func() { n.deliver(ctx) })
 	background.Go(func() { n.runRedis(ctx) })
 	background.Go(func() { n.runRequests(ctx, n.sweep) })
+	background.Go(func() { n.runTasks(ctx) })
 	background.Wait()
 }
 
