@@ -234,9 +234,10 @@ type node struct {
 	redis *cache.Redis // nil for none, as relay
 	relay *cache.Relay
 
-	vault   *vault.Vault         // customers' secrets
-	guard   *notify.Guard        // of addresses that customers set
-	telling *telling             // webhooks and e-mail
+	vault   *vault.Vault  // customers' secrets
+	guard   *notify.Guard // of addresses that customers set
+	telling *telling      // webhooks and e-mail
+	tasks   *taskRunning
 	auto    *notify.AutoApproval // what approves requests by itself
 
 	requests *access.Requests
