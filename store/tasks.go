@@ -211,6 +211,11 @@ func (db TaskRecord) Lifecycle(ctx context.Context, customer string, after, thro
 	return db.Deliveries().Lifecycle(ctx, customer, after, through)
 }
 
+// Webhooks implements tasks.Queue.
+func (db TaskRecord) Webhooks(ctx context.Context, customer string) ([]deliveries.Webhook, error) {
+	return db.Deliveries().Webhooks(ctx, customer)
+}
+
 // Event implements tasks.Queue.
 func (db TaskRecord) Event(ctx context.Context, chain string, seq int64) (audit.Event, error) {
 	return db.Deliveries().Event(ctx, chain, seq)

@@ -132,13 +132,17 @@ func (r *Runner) catchUp(ctx context.Context, b deliveries.Behind, now latchkey.
 			return err
 		}
 		var list []Run
-		for i := range events {
-			run, wanted, err := r.of(ctx, &events[i], now)
+		if len(events) > 0 {
+			webhooks, err := r.cfg.Queue.Webhooks(ctx, b.Customer)
 			if err != nil {
 				return err
 			}
-			if wanted {
-				list = append(list, run)
+			for i := range events {
+				made, err := r.of(ctx, &events[i], webhooks, now)
+				if err != nil {
+					return err
+				}
+				list = append(list, made...)
 			}
 		}
 		moved, err := r.cfg.Queue.Advance(ctx, b.Customer, b.Cursor, to, list)
@@ -150,40 +154,60 @@ func (r *Runner) catchUp(ctx context.Context, b deliveries.Behind, now latchkey.
 	return nil
 }
 
-// of returns the run that a request's template wants of an event.
-func (r *Runner) of(ctx context.Context, e *audit.Event, now latchkey.Instant) (Run, bool, error) {
-	trigger, ok := triggerOf(e)
-	if !ok || trigger == escalated {
-		return Run{}, false, nil
-	}
-	req, err := r.cfg.Requests.Request(ctx, e.Chain, e.Resource.ID)
-	if latchkey.KindOf(err) == latchkey.NotFound && err != nil {
-		return Run{}, false, nil
-	}
-	if err != nil {
-		return Run{}, false, err
-	}
-	t := &req.Snapshot.Template
-	mode := t.TriggerFailureMode
-	if t.TriggerTask == "" || mode == access.Block && trigger == "approved" { // it was run before the change
-		return Run{}, false, nil
-	}
-	if mode != access.Retry {
-		mode = access.Ignore
-	}
-	return Run{
-		ID: uuid.NewString(), Customer: e.Chain, Task: t.TriggerTask, Source: ByTemplate, Seq: e.Seq, Event: trigger, Request: req.ID,
-		Mode: mode, Status: Queued, NextAt: now, CreatedAt: now,
-	}, true, nil
-}
-
-func triggerOf(e *audit.Event) (string, bool) {
+// of returns the runs of an event: that which the template of its request wants,
+// and those of subscriptions. A task runs once for an event, whatever is bound to it
+// how often; the template says how.
+func (r *Runner) of(ctx context.Context, e *audit.Event, webhooks []deliveries.Webhook, now latchkey.Instant) (list []Run, err error) {
 	changes, err := changesOf(e)
 	if err != nil {
-		return "", false
+		return nil, nil // about a request, and no step of its life
 	}
-	trigger, ok := triggers[changes.Get("event").Text()]
-	return trigger, ok
+	event := changes.Get("event").Text()
+	trigger, ok := triggers[event]
+	if !ok {
+		return nil, nil
+	}
+	base := Run{Customer: e.Chain, Seq: e.Seq, Event: trigger, Request: e.Resource.ID, Status: Queued, NextAt: now, CreatedAt: now}
+	task, mode, err := r.templateTask(ctx, e, trigger)
+	if err != nil {
+		return nil, err
+	}
+	if task != "" {
+		run := base
+		run.ID, run.Task, run.Source, run.Mode = uuid.NewString(), task, ByTemplate, mode
+		list = append(list, run)
+	}
+	for i := range webhooks {
+		if w := &webhooks[i]; w.TaskID != "" && w.Wants(event, e.Seq) && !slices.ContainsFunc(list, func(r Run) bool { return r.Task == w.TaskID }) {
+			run := base
+			run.ID, run.Task, run.Source, run.Mode = uuid.NewString(), w.TaskID, BySubscription, access.Retry
+			list = append(list, run)
+		}
+	}
+	return list, nil
+}
+
+// templateTask is the task that the template of an event's request runs, "" for
+// none, and whether it is tried again.
+func (r *Runner) templateTask(ctx context.Context, e *audit.Event, trigger string) (task string, mode access.FailureMode, err error) {
+	if trigger == escalated {
+		return "", "", nil
+	}
+	request, err := r.cfg.Requests.Request(ctx, e.Chain, e.Resource.ID)
+	if err != nil {
+		if latchkey.KindOf(err) == latchkey.NotFound {
+			err = nil
+		}
+		return "", "", err
+	}
+	t := &request.Snapshot.Template
+	switch {
+	case t.TriggerFailureMode == access.Retry:
+		return t.TriggerTask, access.Retry, nil
+	case t.TriggerFailureMode == access.Block && trigger == "approved":
+		return "", "", nil // it was run before the change
+	}
+	return t.TriggerTask, access.Ignore, nil
 }
 
 func changesOf(e *audit.Event) (strictjson.Value, error) {
@@ -196,19 +220,6 @@ func changesOf(e *audit.Event) (strictjson.Value, error) {
 		return strictjson.Value{}, fmt.Errorf("event %d of %s: %w", e.Seq, e.Chain, err)
 	}
 	return doc.Root(), nil
-}
-
-// Enqueue makes a run of an event for a subscription, unless the task has one of
-// that event already. It is attempted again as often as the task says.
-func (r *Runner) Enqueue(ctx context.Context, task string, e *audit.Event, now latchkey.Instant) error {
-	trigger, ok := triggerOf(e)
-	if !ok {
-		return nil
-	}
-	return r.cfg.Queue.InsertRun(ctx, Run{
-		ID: uuid.NewString(), Customer: e.Chain, Task: task, Source: BySubscription, Seq: e.Seq, Event: trigger, Request: e.Resource.ID,
-		Mode: access.Retry, Status: Queued, NextAt: now, CreatedAt: now,
-	})
 }
 
 // begin claims runs that are due, of each customer one after the other, and makes
