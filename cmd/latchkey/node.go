@@ -345,6 +345,9 @@ func openNode(ctx context.Context, cmd *ServeCmd, with nodeConfig) (*node, error
 		return nil, errors.Join(err, n.close())
 	}
 	n.access(&cfg)
+	if err := n.openDeliveries(cmd, &cfg); err != nil {
+		return nil, errors.Join(err, n.close())
+	}
 	if n.decisionLog, err = cmd.DecisionLog.open(with, n.registry); err != nil {
 		return nil, errors.Join(err, n.close())
 	}
