@@ -29,6 +29,7 @@ type decisionCase struct {
 	Indexes        []int          `yaml:"indexes"`
 	RemovedIndexes []int          `yaml:"removed_indexes"`
 	Granted        [][2]int       `yaml:"granted"`
+	Entitled       [][2]int       `yaml:"entitled"`
 
 	// Of a group with policies.
 	About   map[string]any `yaml:"about"`
@@ -40,14 +41,16 @@ type decisionCase struct {
 }
 
 type decisionGroup struct {
-	Group    string                 `yaml:"group"`
-	Scopes   map[string]any         `yaml:"scopes"`
-	Portable bool                   `yaml:"portable"`
-	Policies map[string]any         `yaml:"policies"`
-	Sets     map[string]decisionSet `yaml:"sets"`
-	Grants   []decisionGrant        `yaml:"grants"`
-	Default  string                 `yaml:"default"`
-	Cases    []decisionCase         `yaml:"cases"`
+	Group        string                    `yaml:"group"`
+	Scopes       map[string]any            `yaml:"scopes"`
+	Portable     bool                      `yaml:"portable"`
+	Policies     map[string]any            `yaml:"policies"`
+	Sets         map[string]decisionSet    `yaml:"sets"`
+	Grants       []decisionGrant           `yaml:"grants"`
+	People       map[string]decisionPerson `yaml:"people"` // by username
+	Entitlements []decisionEntitlement     `yaml:"entitlements"`
+	Default      string                    `yaml:"default"`
+	Cases        []decisionCase            `yaml:"cases"`
 }
 
 type decisionGrant struct {
@@ -55,6 +58,18 @@ type decisionGrant struct {
 	Entries map[string][]any `yaml:"entries"`
 	State   string           `yaml:"state"` // live where empty; scheduled, ended or revoked
 	Reason  string           `yaml:"reason"`
+}
+
+type decisionPerson struct {
+	Email  string   `yaml:"email"`
+	Groups []string `yaml:"groups"`
+	Leaves bool     `yaml:"leaves"` // once grants have been given
+}
+
+type decisionEntitlement struct {
+	Name    string           `yaml:"name"`
+	Entries map[string][]any `yaml:"entries"`
+	Groups  []string         `yaml:"groups"` // that give it
 }
 
 type decisionSet struct {
@@ -86,9 +101,12 @@ func (c *decisionCase) question(t *testing.T) (action, typ, id string) {
 // world is the server that a group of cases is asked of.
 type world struct {
 	*api
-	asker  string
-	keys   map[string]key
-	grants []string // ids
+	asker          string
+	keys           map[string]key
+	grants         []string          // ids
+	people, groups map[string]string // ids, by username and name
+	entitlements   []string          // ids
+	application    string            // that they are of
 }
 
 func newWorld(t *testing.T, g *decisionGroup) *world {
@@ -131,17 +149,72 @@ func newWorldOn(t *testing.T, a *api, g *decisionGroup) *world {
 		a.customer("elsewhere")
 	}
 	w.keys["foreign"] = a.createFor("elsewhere", string(customerScopes))
+	w.hire(t, g)
 	for i := range g.Grants {
 		w.give(t, &g.Grants[i])
+	}
+	for name, p := range g.People {
+		if p.Leaves {
+			a.do("DELETE", "/v1/users/"+w.people[name], a.root, "", here...).is(204)
+		}
 	}
 	a.clock.advance(time.Second)
 	return w
 }
 
+// hire makes the people of a group, the groups that they are in, and what those
+// give.
+func (w *world) hire(t *testing.T, g *decisionGroup) {
+	t.Helper()
+	here := []string{"X-Customer-ID", authz.DefaultCustomer}
+	make := func(path string, body map[string]any) string {
+		return w.do("POST", path, w.root, mustJSON(t, body), here...).is(201).text("id")
+	}
+	w.people, w.groups = map[string]string{}, map[string]string{}
+	members, gives := map[string][]string{}, map[string][]string{}
+	for name, p := range g.People {
+		body := map[string]any{"username": name}
+		if p.Email != "" {
+			body["email"] = p.Email
+		}
+		r := w.do("POST", "/v1/users", w.root, mustJSON(t, body), here...).is(201)
+		w.keep(r.text("claim.code"))
+		if key := r.text("access_key.key"); key != "" {
+			w.keep(key)
+		}
+		w.people[name] = r.text("id")
+		for _, group := range p.Groups {
+			members[group] = append(members[group], w.people[name])
+		}
+	}
+	if len(g.Entitlements) == 0 {
+		return
+	}
+	w.application = make("/v1/applications", map[string]any{"name": "of " + g.Group})
+	for _, e := range g.Entitlements {
+		id := make("/v1/entitlements", map[string]any{"app_id": w.application, "name": e.Name, "entries": e.Entries})
+		w.entitlements = append(w.entitlements, id)
+		for _, group := range e.Groups {
+			gives[group] = append(gives[group], id)
+		}
+	}
+	for group, ids := range gives {
+		w.groups[group] = make("/v1/groups", map[string]any{"name": group, "member_ids": members[group], "entitlement_ids": ids})
+	}
+}
+
+// filled puts the ids of people in the place of {username}.
+func (w *world) filled(text string) string {
+	for name, id := range w.people {
+		text = strings.ReplaceAll(text, "{"+name+"}", id)
+	}
+	return text
+}
+
 // give makes a grant of the group.
 func (w *world) give(t *testing.T, g *decisionGrant) {
 	t.Helper()
-	typ, id, ok := strings.Cut(g.To, " ")
+	typ, id, ok := strings.Cut(w.filled(g.To), " ")
 	if !ok {
 		typ, id = "access_key", w.keys[""].id
 	}
@@ -176,10 +249,10 @@ func mustJSON(t *testing.T, v any) string {
 
 func (w *world) subject(t *testing.T, c *decisionCase) map[string]any {
 	t.Helper()
-	if typ, id, ok := strings.Cut(c.Subject, " "); ok {
+	if typ, id, ok := strings.Cut(w.filled(c.Subject), " "); ok {
 		subject := map[string]any{"type": typ, "id": id}
 		if c.About != nil {
-			subject["properties"] = c.About
+			subject["properties"] = json.RawMessage(w.filled(mustJSON(t, c.About)))
 		}
 		return subject
 	}
@@ -228,6 +301,14 @@ func (w *world) wanted(g *decisionGroup, c *decisionCase, action, typ string) ma
 		reasons = append(reasons, map[string]any{"code": "grant_permits", "source": "grant", "id": w.grants[at[0]],
 			"entry": float64(at[1]), "selector": fmt.Sprint(entry["f"]), "permission": action})
 	}
+	entitled := slices.Clone(c.Entitled)
+	slices.SortStableFunc(entitled, func(a, b [2]int) int { return strings.Compare(w.entitlements[a[0]], w.entitlements[b[0]]) })
+	for _, at := range entitled {
+		e := &g.Entitlements[at[0]]
+		entry := e.Entries[typ][at[1]].(map[string]any)
+		reasons = append(reasons, map[string]any{"code": "grant_permits", "source": "entitlement", "id": w.entitlements[at[0]], "group": w.through(g, e, c),
+			"entry": float64(at[1]), "selector": fmt.Sprint(entry["f"]), "permission": action})
+	}
 	if c.Deny != "" {
 		reason := map[string]any{"code": c.Deny}
 		if k := w.keys[c.Key]; c.Subject == "" && c.Deny != "key_unknown" && c.Key != "root" {
@@ -242,6 +323,24 @@ func (w *world) wanted(g *decisionGroup, c *decisionCase, action, typ string) ma
 		reasons = append(reasons, reason)
 	}
 	return map[string]any{"decision": c.Deny == "", "action": map[bool]any{true: "allow", false: "deny"}[c.Deny == ""], "reasons": reasons}
+}
+
+// through is the first group, by id, that gives the case's subject an entitlement.
+func (w *world) through(g *decisionGroup, e *decisionEntitlement, c *decisionCase) string {
+	_, who, _ := strings.Cut(w.filled(c.Subject), " ")
+	first := ""
+	for name, p := range g.People {
+		email, _ := c.About["email"].(string)
+		if who != name && who != w.people[name] && (p.Email == "" || !strings.EqualFold(email, p.Email)) {
+			continue
+		}
+		for _, group := range p.Groups {
+			if id := w.groups[group]; slices.Contains(e.Groups, group) && (first == "" || id < first) {
+				first = id
+			}
+		}
+	}
+	return first
 }
 
 func numbers(list []int) []any {

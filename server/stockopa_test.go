@@ -8,6 +8,7 @@ import (
 	"crypto/rand"
 	"encoding/json"
 	"fmt"
+	"maps"
 	"net"
 	"net/http"
 	"net/url"
@@ -166,7 +167,7 @@ func TestStockOPA_AnswersEveryPortableCaseAsTheServer(t *testing.T) {
 			defer w.empty(&g)
 			o.reach(a.table.Customer(authz.DefaultCustomer).Policies.Snapshot().Revision)
 			for i := range g.Cases {
-				w.askBoth(t, o, &g.Cases[i])
+				w.askBoth(t, o, &g, &g.Cases[i])
 			}
 		})
 	}
@@ -188,6 +189,12 @@ func (w *world) empty(g *decisionGroup) {
 	for _, id := range w.grants { // those that have ended are 409
 		w.do("DELETE", "/v1/grants/"+id, w.root, "", here...)
 	}
+	for _, id := range w.groups {
+		w.do("DELETE", "/v1/groups/"+id, w.root, "", here...).is(204)
+	}
+	for _, id := range w.entitlements {
+		w.do("DELETE", "/v1/entitlements/"+id, w.root, "", here...).is(204)
+	}
 	for name := range g.Sets {
 		w.do("DELETE", "/v1/sets/"+name, w.root, "", here...).is(204)
 	}
@@ -195,7 +202,7 @@ func (w *world) empty(g *decisionGroup) {
 
 // askBoth puts one case to the server and to OPA, which is given beside it what
 // the server looks up.
-func (w *world) askBoth(t *testing.T, o *opa, c *decisionCase) {
+func (w *world) askBoth(t *testing.T, o *opa, g *decisionGroup, c *decisionCase) {
 	t.Helper()
 	action, typ, id := c.question(t)
 	resource := map[string]any{"type": typ, "id": id}
@@ -211,8 +218,8 @@ func (w *world) askBoth(t *testing.T, o *opa, c *decisionCase) {
 	}
 	ours := w.do("POST", "/decision", w.asker, mustJSON(t, question)).is(200)
 	beside := map[string]any{}
-	if len(w.grants) > 0 {
-		beside["grants"] = w.grantsOf(question["subject"].(map[string]any))
+	if len(w.grants)+len(w.entitlements) > 0 {
+		beside["grants"] = w.held(t, g, c, question["subject"].(map[string]any))
 	}
 	if k := w.keys[c.Key]; c.Subject == "" && c.Key != "unknown" && c.Key != "foreign" && c.Key != "root" {
 		key := w.do("GET", "/v1/access_keys/"+k.id, w.root, "", "X-Customer-ID", authz.DefaultCustomer).is(200)
@@ -236,6 +243,43 @@ func (w *world) askBoth(t *testing.T, o *opa, c *decisionCase) {
 	if diff := cmp.Diff(comparable(ours.body), comparable(theirs.Raw)); diff != "" {
 		t.Errorf("%v %s: ours -, opa's +\n%s", c.Ask, mustJSON(t, question), diff)
 	}
+}
+
+// held is what the subject holds: its grants, and what the groups of a person give.
+// Whom the question is about is told by the case's own people: no code is shared
+// with what is tested.
+func (w *world) held(t *testing.T, g *decisionGroup, c *decisionCase, subject map[string]any) []json.RawMessage {
+	t.Helper()
+	person := ""
+	if subject["type"] == "user" {
+		email, _ := c.About["email"].(string)
+		for name, p := range g.People {
+			if subject["id"] == name || subject["id"] == w.people[name] || subject["id"] == strings.ToLower(p.Email) {
+				person = name
+				break
+			}
+			if p.Email != "" && strings.EqualFold(email, p.Email) {
+				person = name
+			}
+		}
+	}
+	if person == "" {
+		return w.grantsOf(subject)
+	}
+	if g.People[person].Leaves {
+		return nil
+	}
+	list := w.grantsOf(map[string]any{"type": "user", "id": w.people[person]})
+	given := map[string]string{}
+	for i, e := range g.Entitlements {
+		if slices.ContainsFunc(e.Groups, func(group string) bool { return slices.Contains(g.People[person].Groups, group) }) {
+			given[w.entitlements[i]] = mustJSON(t, map[string]any{"id": w.entitlements[i], "entries": e.Entries, "not_before": nil, "expires_at": nil})
+		}
+	}
+	for _, id := range slices.Sorted(maps.Keys(given)) {
+		list = append(list, json.RawMessage(given[id]))
+	}
+	return list
 }
 
 // grantsOf are the subject's grants as the API shows them, by id.
