@@ -109,23 +109,27 @@ func requester(changes strictjson.Value) string {
 // turn round what stands beside it.
 func line(text string) string {
 	const most = 200
-	text = strings.Map(func(r rune) rune {
+	text = plain(text)
+	if runes := []rune(text); len(runes) > most {
+		text = string(runes[:most]) + "…"
+	}
+	return text
+}
+
+func plain(text string) string {
+	return strings.TrimSpace(strings.Map(func(r rune) rune {
 		if unicode.IsControl(r) || unicode.In(r, unicode.Cf, unicode.Zl, unicode.Zp) {
 			return ' '
 		}
 		return r
-	}, text)
-	if runes := []rune(text); len(runes) > most {
-		text = string(runes[:most]) + "…"
-	}
-	return strings.TrimSpace(text)
+	}, text))
 }
 
 // quote marks each line as somebody else's words.
 func quote(text string) string {
 	var b strings.Builder
 	for l := range strings.Lines(strings.ReplaceAll(text, "\r\n", "\n")) {
-		b.WriteString("> " + line(l) + "\n")
+		b.WriteString("> " + plain(l) + "\n")
 	}
 	return strings.TrimSuffix(b.String(), "\n")
 }

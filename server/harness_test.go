@@ -27,8 +27,10 @@ import (
 	"github.com/latchkey-dev/latchkey/access"
 	"github.com/latchkey-dev/latchkey/authz"
 	"github.com/latchkey-dev/latchkey/cache"
+	"github.com/latchkey-dev/latchkey/deliveries"
 	"github.com/latchkey-dev/latchkey/feed"
 	"github.com/latchkey-dev/latchkey/internal/servers"
+	"github.com/latchkey-dev/latchkey/notify"
 	"github.com/latchkey-dev/latchkey/people"
 	"github.com/latchkey-dev/latchkey/scopes"
 	"github.com/latchkey-dev/latchkey/server"
@@ -229,6 +231,7 @@ func start(t testing.TB, change ...func(*options)) *api {
 			cfg.Log.Warn("access_request", "problem", what, "error", err.Error())
 		}})
 	cfg.Requests = a.requests
+	cfg.Webhooks = deliveries.New(deliveries.Config{Record: a.db.Deliveries(), Vault: testVault(t), Addresses: notify.NewGuard(notify.GuardConfig{})})
 	cfg.Searcher = authz.NewSearcher(record, cfg.PDP)
 	cfg.Tasks = taskService(t, a.db, true)
 	o.sets.Record, o.sets.Origin = record, o.origin

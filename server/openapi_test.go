@@ -28,8 +28,10 @@ import (
 	"github.com/latchkey-dev/latchkey"
 	"github.com/latchkey-dev/latchkey/authz"
 	"github.com/latchkey-dev/latchkey/cache"
+	"github.com/latchkey-dev/latchkey/deliveries"
 	"github.com/latchkey-dev/latchkey/forward"
 	"github.com/latchkey-dev/latchkey/internal/keyring"
+	"github.com/latchkey-dev/latchkey/notify"
 	"github.com/latchkey-dev/latchkey/people"
 	"github.com/latchkey-dev/latchkey/policies"
 	"github.com/latchkey-dev/latchkey/scopes"
@@ -294,6 +296,7 @@ func startOpenAPI(t *testing.T, doc *openapiDocument, change func(*server.Config
 	cfg.People = cfg.Tokens
 	staff := people.Config{Record: s.db.People(), Tokens: cfg.Tokens, Keys: cfg.Keys, Table: table, Parser: parser, Grants: subjects}
 	cfg.Persons, cfg.Groups, cfg.Catalogue = people.NewPersons(staff), people.NewGroups(staff), people.NewCatalogue(staff)
+	cfg.Webhooks = deliveries.New(deliveries.Config{Record: s.db.Deliveries(), Vault: testVault(t), Addresses: notify.NewGuard(notify.GuardConfig{})})
 	cfg.Feed = authz.NewFeed(authz.FeedConfig{Record: s.db, Maker: &authz.RecordMaker{Record: s.db, Epoch: testEpoch}, Signer: feedSigner(t), Issuer: "openapi",
 		Now: func() latchkey.Instant { return latchkey.InstantOf(now()) }, MaxBytes: 1 << 20})
 	cfg.Nodes = authz.NewNodes(nil, false, 30*time.Second)
@@ -544,6 +547,7 @@ func TestOpenAPI_RepliesAreAsDocumented(t *testing.T) {
 	task := s.tasks()
 	people := s.people(full)
 	s.searches(full)
+	hook := s.webhooks()
 	s.bundles()
 	s.sidecars(example)
 	s.refusals(map[string]string{
@@ -554,6 +558,8 @@ func TestOpenAPI_RepliesAreAsDocumented(t *testing.T) {
 		"/v1/bundles/{name}": "acme.tar.gz",
 		"/v1/grants/{id}":    grant,
 		"/v1/tasks/{id}":     task, "/v1/tasks/{id}/runs": task + "/runs", "/v1/secrets/{name}": "KEY",
+		"/v1/webhooks/{id}": hook, "/v1/webhooks/{id}/rotate": hook, "/v1/webhooks/{id}/deliveries": hook,
+		"/v1/webhooks/{id}/deliveries/{delivery}/replay": hook + "/deliveries/" + openapiNone,
 		"/v1/users/{id}": people.user, "/v1/users/{id}/claim": people.user, "/v1/personal_tokens/{id}": people.token,
 		"/v1/groups/{id}": people.group, "/v1/groups/{id}/members/{user_id}": people.group + "/members/" + people.user,
 		"/v1/applications/{id}": people.application, "/v1/entitlements/{id}": people.entitlement,
@@ -1160,6 +1166,69 @@ func (s *openapiServer) grants(example, full openapiKey) string {
 	body := s.send(openapiCall{operation: create, key: s.root, headers: openapiAcme, body: grant("user", "bob")}, 201)
 	s.send(openapiCall{operation: "DELETE " + one, path: "/v1/grants/" + openapiField(s.t, body, "id"), key: s.root, headers: openapiAcme}, 204)
 	return openapiField(s.t, s.send(openapiCall{operation: create, key: s.root, headers: openapiAcme, body: grant("user", "carol")}, 201), "id")
+}
+
+// webhooks returns one.
+func (s *openapiServer) webhooks() string {
+	s.t.Helper()
+	const create, one, rotate, list, replay = "POST /v1/webhooks", "/v1/webhooks/{id}", "POST /v1/webhooks/{id}/rotate", "GET /v1/webhooks/{id}/deliveries", "POST /v1/webhooks/{id}/deliveries/{delivery}/replay"
+	body := func(more string) string {
+		return `{"url":"https://example.com/","events":["access_request.approved"]` + more + `}`
+	}
+	once := func(key string) map[string]string {
+		return map[string]string{"X-Customer-ID": "acme", "Idempotency-Key": "webhooks " + key}
+	}
+	s.send(openapiCall{operation: create, key: s.root, headers: once("1"), body: body("")}, 201)
+	made := s.send(openapiCall{operation: create, key: s.root, headers: once("1"), body: body("")}, 201)
+	s.send(openapiCall{operation: create, key: s.root, headers: once("1"), body: body(`,"description":"x"`)}, 422)
+	s.send(openapiCall{operation: create, key: s.root, headers: openapiAcme, body: body(`,"url2":1`)}, 400)
+	full := body(`,"headers":{"authorization":"Bearer x"},"compat":"indent","compat_secret":"12345678","description":"x"`)
+	id := openapiField(s.t, s.send(openapiCall{operation: create, key: s.root, headers: openapiAcme, body: full}, 201), "id")
+	for range deliveries.MaxWebhooks - 2 {
+		s.send(openapiCall{operation: create, key: s.root, headers: openapiAcme, body: body("")}, 201)
+	}
+	s.send(openapiCall{operation: create, key: s.root, headers: openapiAcme, body: body("")}, 409)
+	s.send(openapiCall{operation: "GET /v1/webhooks", key: s.root, headers: openapiAcme}, 200)
+	path, none := "/v1/webhooks/"+id, "/v1/webhooks/"+openapiNone
+	s.send(openapiCall{operation: "GET " + one, path: path, key: s.root, headers: openapiAcme}, 200)
+	s.send(openapiCall{operation: "GET " + one, path: none, key: s.root, headers: openapiAcme}, 404)
+	s.send(openapiCall{operation: "PUT " + one, path: path, key: s.root, headers: once("2"), body: body(`,"headers":{"Authorization":null}`)}, 200)
+	s.send(openapiCall{operation: "PUT " + one, path: path, key: s.root, headers: once("2"), body: body("")}, 422)
+	s.send(openapiCall{operation: "PUT " + one, path: path, key: s.root, headers: openapiAcme, body: `{}`}, 400)
+	s.send(openapiCall{operation: "PUT " + one, path: none, key: s.root, headers: openapiAcme, body: body("")}, 404)
+	for range 4 {
+		s.send(openapiCall{operation: rotate, path: path + "/rotate", key: s.root, headers: openapiAcme}, 200)
+	}
+	s.send(openapiCall{operation: rotate, path: path + "/rotate", key: s.root, headers: openapiAcme, body: `{"grace":"1h"}`}, 409)
+	s.send(openapiCall{operation: rotate, path: path + "/rotate", key: s.root, headers: openapiAcme, body: `{"grace":"x"}`}, 400)
+	s.send(openapiCall{operation: rotate, path: path + "/rotate", key: s.root, headers: once("3"), body: `{"grace":0}`}, 200)
+	s.send(openapiCall{operation: rotate, path: path + "/rotate", key: s.root, headers: once("3"), body: `{"grace":1}`}, 422)
+	s.send(openapiCall{operation: rotate, path: none + "/rotate", key: s.root, headers: openapiAcme}, 404)
+
+	at := latchkey.InstantOf(time.Now().Add(time.Duration(s.ahead.Load())))
+	happened(s.t, s.db, "acme", deliveries.Approved, at)
+	happened(s.t, s.db, "acme", deliveries.Approved, at)
+	page := s.send(openapiCall{operation: list, path: path + "/deliveries?limit=1", key: s.root, headers: openapiAcme}, 200)
+	s.send(openapiCall{operation: list, path: path + "/deliveries?status=pending&cursor=" + openapiField(s.t, page, "next_cursor"), key: s.root, headers: openapiAcme}, 200)
+	s.send(openapiCall{operation: list, path: path + "/deliveries?status=x", key: s.root, headers: openapiAcme}, 400)
+	s.send(openapiCall{operation: list, path: none + "/deliveries", key: s.root, headers: openapiAcme}, 404)
+	queue := s.db.Deliveries()
+	claimed, err := queue.Claim(s.t.Context(), id, at, 1)
+	if err != nil || len(claimed) != 1 {
+		s.t.Fatal(claimed, err)
+	}
+	again := path + "/deliveries/" + claimed[0].ID + "/replay"
+	s.send(openapiCall{operation: list, path: path + "/deliveries", key: s.root, headers: openapiAcme}, 200) // one is under way
+	s.send(openapiCall{operation: replay, path: again, key: s.root, headers: openapiAcme}, 409)
+	if _, err := queue.Finish(s.t.Context(), claimed[0].After(deliveries.Outcome{Result: "http_status", ReplyStatus: 410, ReplyHead: "gone", Final: true}, at, 0)); err != nil {
+		s.t.Fatal(err)
+	}
+	s.send(openapiCall{operation: list, path: path + "/deliveries?status=dead", key: s.root, headers: openapiAcme}, 200)
+	s.send(openapiCall{operation: replay, path: again, key: s.root, headers: once("4")}, 202)
+	s.send(openapiCall{operation: replay, path: path + "/deliveries/" + openapiNone + "/replay", key: s.root, headers: openapiAcme}, 404)
+	s.send(openapiCall{operation: "DELETE " + one, path: path, key: s.root, headers: openapiAcme}, 204)
+	s.send(openapiCall{operation: "DELETE " + one, path: path, key: s.root, headers: openapiAcme}, 404)
+	return openapiField(s.t, made, "id")
 }
 
 func (s *openapiServer) directory(full openapiKey) {

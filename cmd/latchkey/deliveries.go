@@ -139,22 +139,27 @@ func (n *node) deliver(ctx context.Context) {
 	ticks, sweeps := time.NewTicker(time.Second), time.NewTicker(time.Hour)
 	defer ticks.Stop()
 	defer sweeps.Stop()
+	making := true // only an attempt that has ended makes no deliveries
 	for {
 		now := latchkey.InstantOf(n.now())
-		if _, err := t.maker.RunOnce(ctx, now); err != nil && ctx.Err() == nil {
-			n.say("deliveries cannot be made of events", "deliveries", err)
+		if making {
+			if _, err := t.maker.RunOnce(ctx, now); err != nil && ctx.Err() == nil {
+				n.say("deliveries cannot be made of events", "deliveries", err)
+			}
 		}
 		if _, err := t.sender.RunOnce(ctx, now); err != nil && ctx.Err() == nil {
-			n.say("deliveries cannot be read", "deliveries", err)
+			n.say("deliveries cannot be sent", "deliveries", err)
 		}
+		making = true
 		select {
 		case <-ctx.Done():
 			return
 		case <-ticks.C:
 		case <-t.wake:
 		case <-t.sender.Freed():
+			making = false
 		case <-sweeps.C:
-			if _, err := n.db.SweepDeliveries(ctx, now.Add(-keptDeliveries)); err != nil && !errors.Is(err, context.Canceled) {
+			if _, err := n.db.SweepDeliveries(ctx, now.Add(-keptDeliveries)); err != nil && ctx.Err() == nil {
 				n.log.Warn("background", "job", "deliveries", "error", err.Error())
 			}
 		}
