@@ -1184,7 +1184,8 @@ func (s *openapiServer) webhooks() string {
 	s.send(openapiCall{operation: create, key: s.root, headers: openapiAcme, body: body(`,"url2":1`)}, 400)
 	full := body(`,"headers":{"authorization":"Bearer x"},"compat":"indent","compat_secret":"12345678","description":"x"`)
 	id := openapiField(s.t, s.send(openapiCall{operation: create, key: s.root, headers: openapiAcme, body: full}, 201), "id")
-	for range deliveries.MaxWebhooks - 2 {
+	there := s.send(openapiCall{operation: "GET /v1/webhooks", key: s.root, headers: openapiAcme}, 200)
+	for range deliveries.MaxWebhooks - bytes.Count(there, []byte(`"task_id"`)) {
 		s.send(openapiCall{operation: create, key: s.root, headers: openapiAcme, body: body("")}, 201)
 	}
 	s.send(openapiCall{operation: create, key: s.root, headers: openapiAcme, body: body("")}, 409)

@@ -1,7 +1,6 @@
 package server_test
 
 import (
-	"bytes"
 	"context"
 	"encoding/base64"
 	"fmt"
@@ -16,18 +15,8 @@ import (
 	"github.com/latchkey-dev/latchkey/audit"
 	"github.com/latchkey-dev/latchkey/authz"
 	"github.com/latchkey-dev/latchkey/deliveries"
-	"github.com/latchkey-dev/latchkey/internal/vault"
 	"github.com/latchkey-dev/latchkey/store"
 )
-
-func testVault(t testing.TB) *vault.Vault {
-	t.Helper()
-	v, err := vault.New(bytes.Repeat([]byte{5}, vault.KeyBytes))
-	if err != nil {
-		t.Fatal(err)
-	}
-	return v
-}
 
 var inDefault = []string{"X-Customer-ID", authz.DefaultCustomer}
 
