@@ -390,7 +390,7 @@ func (s *Requests) revoke(ctx context.Context, call authz.Call, id string, with 
 			return audit.Draft{}, err
 		}
 		seq = tx.Seq()
-		return draft(&call, &r, "revoke", r.told(RevokedEvent).text("revoked_by", r.RevokedBy).flag("cancelled", r.Cancelled())), nil
+		return revoked(&call, &r), nil
 	})
 	if err != nil {
 		return Request{}, err
@@ -413,8 +413,34 @@ func (s *Requests) endGrant(ctx context.Context, tx Tx, r *Request, now latchkey
 	return tx.RevokeGrant(ctx, g, now)
 }
 
+// Leave ends, within the change that deactivates a person, what the person has asked
+// for, or would gain, and that has not ended: each is an event of its own.
+func (s *Requests) Leave(ctx context.Context, tx Tx, call authz.Call, p authz.Person) error {
+	list, err := tx.OpenRequestsOf(ctx, p.ID, call.Now)
+	if err != nil {
+		return err
+	}
+	for _, r := range list {
+		r, err := s.step(ctx, tx, r, Revoke{By: call.Actor().ID, Reason: "the person was deactivated"}, call.Now)
+		if err == nil {
+			err = s.endGrant(ctx, tx, &r, call.Now)
+		}
+		if err == nil {
+			err = tx.Event(ctx, revoked(&call, &r))
+		}
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func revoked(call *authz.Call, r *Request) audit.Draft {
+	return draft(call, r, "revoke", r.told(RevokedEvent).text("revoked_by", r.RevokedBy).flag("cancelled", r.Cancelled()))
+}
+
 // RevokeGrant ends the request that a grant came of; it implements
-// authz.GrantRevoker.
+// authz.RequestRevoker.
 func (s *Requests) RevokeGrant(ctx context.Context, call authz.Call, g authz.GrantRecord) error {
 	_, err := s.Revoke(ctx, call, g.Request, "")
 	return err

@@ -105,7 +105,7 @@ func (s *Requests) Recheck(ctx context.Context, now latchkey.Instant) (int, erro
 			if err != nil {
 				return audit.Draft{}, err
 			}
-			return by(draft(call, &next, "revoke", next.told(RevokedEvent).text("revoked_by", next.RevokedBy).flag("cancelled", false)), authz.Bot), nil
+			return by(revoked(call, &next), authz.Bot), nil
 		})
 		if err == nil && seq > 0 {
 			s.cfg.Subjects.Reach(ctx, d.Customer, seq)

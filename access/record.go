@@ -75,6 +75,9 @@ type Tx interface {
 	SetPlace(ctx context.Context, template string, p Place) error
 
 	Request(ctx context.Context, id string) (Request, error)
+	// OpenRequestsOf are the requests that a person made or would gain by, and that are
+	// pending, or approved and live, at now; by id.
+	OpenRequestsOf(ctx context.Context, person string, now latchkey.Instant) ([]Request, error)
 	// PendingLike finds the request, written down as pending, with that PendingKey.
 	PendingLike(ctx context.Context, key string) (Request, bool, error)
 	InsertRequest(ctx context.Context, r Request) error

@@ -21,7 +21,8 @@ type Granter struct {
 	cfg GranterConfig
 }
 
-// GranterConfig are the collaborators of a Granter; all are required.
+// GranterConfig are the collaborators of a Granter; what does not say otherwise is
+// required.
 type GranterConfig struct {
 	Record Record
 	Table  KeyTable
@@ -333,7 +334,8 @@ func (g *Granter) List(ctx context.Context, call Call, q GrantQuery) ([]GrantRec
 	return g.cfg.Record.Grants(ctx, q)
 }
 
-// Revoke ends a grant, and returns it with the sequence number of the change.
+// Revoke ends a grant, and returns it with the sequence number of the change; that of
+// an access request by ending the request.
 // From its return on no decision of this process that starts later rests on it.
 // That of an access request ends with the request. One that has ended already is a
 // Conflict.

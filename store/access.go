@@ -14,6 +14,7 @@ import (
 	"github.com/latchkey-dev/latchkey/audit"
 	"github.com/latchkey-dev/latchkey/authz"
 	"github.com/latchkey-dev/latchkey/feed"
+	"github.com/latchkey-dev/latchkey/people"
 )
 
 // Access is the database as package access sees it.
@@ -33,6 +34,13 @@ func (db *DB) Access() Access { return Access{db} }
 // Change implements access.Record.
 func (a Access) Change(ctx context.Context, c authz.Change, do func(access.Tx) (audit.Draft, error)) error {
 	return a.db.Change(ctx, c, func(t authz.Tx) (audit.Draft, error) { return do(accessTx{t.(*tx)}) })
+}
+
+// Leaving makes of what is to be done with requests what people do it by.
+func (a Access) Leaving(do func(context.Context, access.Tx, authz.Call, authz.Person) error) people.Leaving {
+	return func(ctx context.Context, t people.Tx, call authz.Call, p authz.Person) error {
+		return do(ctx, accessTx{t.(*tx)}, call, p)
+	}
 }
 
 // Person implements access.Record.
@@ -240,6 +248,14 @@ func (a Access) Request(ctx context.Context, customer, id string) (access.Reques
 // Request implements access.Tx.
 func (t accessTx) Request(ctx context.Context, id string) (access.Request, error) {
 	return readRequest(ctx, t, t.chain, id)
+}
+
+// OpenRequestsOf implements access.Tx.
+func (t accessTx) OpenRequestsOf(ctx context.Context, person string, now latchkey.Instant) ([]access.Request, error) {
+	found, err := t.QueryContext(ctx, `SELECT `+requestColumns+` FROM access_requests r
+		WHERE r.customer_id = $1 AND (r.requester_id = $2 OR r.beneficiary_id = $2) AND r.status IN ($3, $4) AND r.ends_at > $5 ORDER BY r.id`,
+		t.chain, person, string(access.Pending), string(access.Approved), int64(now))
+	return listed(found, err, scanRequest, "open access requests")
 }
 
 // PendingLike implements access.Tx.

@@ -329,7 +329,6 @@ func openNode(ctx context.Context, cmd *ServeCmd, with nodeConfig) (*node, error
 		Bundles: n.bundles, BundleSigner: signer,
 		Root:      b.root,
 		Directory: directory,
-		Granter:   authz.NewGranter(authz.GranterConfig{Record: b.db, Table: n.table, Parser: parser, Subjects: n.subjects}),
 		Searcher:  authz.NewSearcher(b.db, pdp),
 		PDP:       pdp,
 		Table:     n.table, Parser: parser, Record: b.db, Events: b.db, Refusals: n.refusals, Ready: n.ready,
@@ -340,11 +339,11 @@ func openNode(ctx context.Context, cmd *ServeCmd, with nodeConfig) (*node, error
 		Routes: routes, ForwardCache: cmd.ForwardCache,
 		ReadTimeout: cmd.ReadTimeout, WriteTimeout: cmd.WriteTimeout, IdleTimeout: cmd.IdleTimeout,
 	}
-	n.people(&cfg, issuers)
 	if err := n.openTasks(ctx, cmd.EnableScriptTasks, &cfg); err != nil {
 		return nil, errors.Join(err, n.close())
 	}
 	n.access(&cfg)
+	n.people(&cfg, issuers)
 	if err := n.openDeliveries(cmd, &cfg); err != nil {
 		return nil, errors.Join(err, n.close())
 	}

@@ -16,6 +16,7 @@ func (n *node) people(cfg *server.Config, issuers []identity.Issuer) {
 		cfg.People = &persons{tokens: cfg.Tokens, issuers: identities(issuers, n.db.Identities(), n.log)}
 	}
 	cfg.Rights = people.NewRights(n.db)
-	with := people.Config{Record: record, Tokens: cfg.Tokens, Keys: cfg.Keys, Table: n.table, Parser: n.parser, Grants: n.subjects}
+	with := people.Config{Record: record, Tokens: cfg.Tokens, Keys: cfg.Keys, Table: n.table, Parser: n.parser, Grants: n.subjects,
+		Leaving: []people.Leaving{n.db.Access().Leaving(n.requests.Leave)}}
 	cfg.Persons, cfg.Groups, cfg.Catalogue = people.NewPersons(with), people.NewGroups(with), people.NewCatalogue(with)
 }
