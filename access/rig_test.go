@@ -25,6 +25,7 @@ import (
 	"github.com/latchkey-dev/latchkey/people"
 	"github.com/latchkey-dev/latchkey/scopes"
 	"github.com/latchkey-dev/latchkey/store"
+	"github.com/latchkey-dev/latchkey/tasks"
 )
 
 var morning = latchkey.InstantOf(time.Date(2026, 11, 23, 8, 0, 0, 0, time.UTC))
@@ -386,4 +387,18 @@ func (w *world) refused(err error, code string) {
 	if err == nil || latchkey.CodeOf(err) != code {
 		w.Fatalf("want %s, got %v", code, err)
 	}
+}
+
+// task makes one that templates can name.
+func (w *world) task() string {
+	w.Helper()
+	task := tasks.Task{ID: id("task"), Customer: w.customer.ID, Name: "check", Type: "webhook", URL: "https://example.com", CreatedAt: w.at, UpdatedAt: w.at}
+	err := w.db.Tasks().Change(w.Context(), authz.Change{Chain: w.customer.ID, At: w.at}, func(tx tasks.Tx) (audit.Draft, error) {
+		task.Version = tx.Seq()
+		return audit.Draft{ID: uuid.NewString(), At: w.at, Action: "test"}, tx.InsertTask(w.Context(), task)
+	})
+	if err != nil {
+		w.Fatal(err)
+	}
+	return task.ID
 }
