@@ -15,6 +15,7 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 
+	"github.com/latchkey-dev/latchkey/authz"
 	"github.com/latchkey-dev/latchkey/internal/strictjson"
 )
 
@@ -149,7 +150,7 @@ func (o *OnCall) Ask(ctx context.Context, want []string, q *OnCallQuestion) (sta
 func (s *OnCallState) add(e OnCallEvidence) {
 	s.Active = true
 	for _, text := range []*string{&e.ID, &e.Name, &e.Role} {
-		*text = clip(*text, onCallText)
+		*text = clip(authz.Redact(*text), onCallText) // it goes into events
 	}
 	if len(s.Evidence) < onCallEvidence {
 		s.Evidence = append(s.Evidence, e)
