@@ -191,6 +191,7 @@ func New(cfg Config) *Server {
 		requestWaiters: newWaiters(maxRequestWaiters, maxCustomerRequestWaiters),
 		fills:          fills{to: cfg.Filler, places: make(chan struct{}, maxFills)},
 		stopping:       make(chan struct{}),
+		standings:      standings(),
 	}
 	cfg.Registry.MustRegister(prometheus.NewGaugeFunc(prometheus.GaugeOpts{
 		Name: "latchkey_bundle_waiting", Help: "Clients that wait for a bundle to change."}, func() float64 { return float64(s.bundles.waiters.waiting()) }))

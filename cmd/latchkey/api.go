@@ -27,13 +27,18 @@ const maxReply = 64 << 20
 // The credential is LATCHKEY_KEY; it is sent over plain HTTP to this machine
 // only.
 func (r *Remote) call(ctx context.Context, method, path string, body any) (gjson.Result, error) {
-	base, err := url.Parse(r.URL)
-	if err != nil || base.Scheme != "http" && base.Scheme != "https" || base.Host == "" {
-		return gjson.Result{}, usage("--url: want http://… or https://…")
-	}
 	key := os.Getenv("LATCHKEY_KEY")
 	if key == "" {
 		return gjson.Result{}, usage("set the environment variable LATCHKEY_KEY to the key to call with")
+	}
+	return r.callAs(ctx, key, method, path, body)
+}
+
+// callAs is call with the given credential, "" for none.
+func (r *Remote) callAs(ctx context.Context, key, method, path string, body any) (gjson.Result, error) {
+	base, err := url.Parse(r.URL)
+	if err != nil || base.Scheme != "http" && base.Scheme != "https" || base.Host == "" {
+		return gjson.Result{}, usage("--url: want http://… or https://…")
 	}
 	if host := base.Hostname(); base.Scheme == "http" && !local(host+":0") && !local("["+host+"]:0") {
 		return gjson.Result{}, usage("--url %s would send the key in plain text over the network: use https", r.URL)
@@ -52,12 +57,17 @@ func (r *Remote) call(ctx context.Context, method, path string, body any) (gjson
 	if err != nil {
 		return gjson.Result{}, usage("%w", err)
 	}
-	req.Header.Set("Authorization", "Bearer "+key)
+	if key != "" {
+		req.Header.Set("Authorization", "Bearer "+key)
+	}
 	if body != nil {
 		req.Header.Set("Content-Type", "application/json")
 	}
 	if r.Customer != "" {
 		req.Header.Set("X-Customer-ID", r.Customer)
+	}
+	if r.CustomerReason != "" {
+		req.Header.Set("X-Reason", r.CustomerReason)
 	}
 	// A redirect would take the key elsewhere.
 	client := &http.Client{CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }}
