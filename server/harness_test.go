@@ -80,6 +80,7 @@ type options struct {
 	record       func(authz.Record) authz.Record // stands between the services and the database
 	origin       func(customer string) string
 	sets         authz.SetsConfig
+	requests     func(*access.RequestsConfig)
 	feedBytes    int64           // that are kept for sidecars
 	nodes        authz.NodeStore // shared with other servers
 	lease        *feed.Lease     // until when decisions may be made
@@ -209,7 +210,13 @@ func start(t testing.TB, change ...func(*options)) *api {
 	must(a.subjects.Start(ctx))
 	must(authz.LoadGrants(ctx, a.db, a.table, parser, at))
 	cfg.Rights = people.NewRights(a.db)
-	cfg.Granter = authz.NewGranter(authz.GranterConfig{Record: record, Table: a.table, Parser: parser, Subjects: a.subjects})
+	requests := access.RequestsConfig{Record: a.db.Access(), Parser: parser, Subjects: a.subjects, Now: now}
+	if o.requests != nil {
+		o.requests(&requests)
+	}
+	a.requests = access.NewRequests(requests)
+	cfg.Requests, cfg.Templates = a.requests, access.NewTemplates(access.TemplatesConfig{Record: a.db.Access(), Parser: parser, Auto: requests.Auto})
+	cfg.Granter = authz.NewGranter(authz.GranterConfig{Record: record, Table: a.table, Parser: parser, Subjects: a.subjects, Requests: a.requests, Entitlements: access.Entitled{}})
 	cfg.PDP = authz.NewPDP(authz.PDPConfig{Keys: a.table, Auth: a.auth, Metadata: authz.NewMetadata(record, 16), Grants: a.subjects, Properties: a.entities, MaxStaleness: 30 * time.Second,
 		Lease: o.lease, ServeStale: o.serveStale, Concurrency: 2})
 	if o.lease != nil {

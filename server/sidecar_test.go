@@ -52,6 +52,9 @@ func (a *api) follow() {
 				return
 			}
 			a.feed.Applied(at.Chain, changes)
+			for _, touched := range changes {
+				a.server.Observe(at.Chain, touched)
+			}
 			a.followed[at.Chain] = changes[len(changes)-1].Seq
 		}
 	}

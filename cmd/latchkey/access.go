@@ -21,7 +21,7 @@ func (n *node) access(cfg *server.Config) {
 			n.log.Warn("access_request", "problem", what, "error", err.Error())
 		}})
 	cfg.Requests = n.requests
-	cfg.Granter = authz.NewGranter(authz.GranterConfig{Record: n.db, Table: n.table, Parser: n.parser, Subjects: n.subjects, Requests: n.requests})
+	cfg.Granter = authz.NewGranter(authz.GranterConfig{Record: n.db, Table: n.table, Parser: n.parser, Subjects: n.subjects, Requests: n.requests, Entitlements: access.Entitled{}})
 }
 
 // askedAgain is how often it is looked for requests that nobody decided in time, and
