@@ -185,6 +185,7 @@ func fill(t *testing.T, db *store.DB) {
 		t.Fatal(err)
 	}
 	fillDeliveries(t, db)
+	fillTasks(t, db)
 }
 
 // strictString is a text as it stands within the quotes of JSON.
@@ -352,6 +353,7 @@ func record(t *testing.T, db *store.DB) map[string]any {
 	slices.Sort(each)
 	all["each"] = each
 	recordDeliveries(db, add)
+	recordTasks(db, add)
 	return all
 }
 
