@@ -194,7 +194,7 @@ func (s *Requests) vote(ctx context.Context, tx Tx, call *authz.Call, r *Request
 	if r.Status != Approved {
 		return draft(call, r, "vote", r.told("").text("approved_by", e.By.ID)), nil
 	}
-	entries, err := s.entries(r)
+	entries, err := entriesOf(s.cfg.Parser, r)
 	if err != nil {
 		return audit.Draft{}, err
 	}
@@ -309,7 +309,7 @@ func (r *Request) concerns(c *authz.Caller, present *Template, groups []string) 
 
 // still refuses an approval of what could not be asked for now any more.
 func (s *Requests) still(ctx context.Context, tx Tx, r *Request, present *Template) error {
-	for _, who := range []string{r.Requester.ID, r.Beneficiary.ID} {
+	for _, who := range slices.Compact([]string{r.Requester.ID, r.Beneficiary.ID}) {
 		person, err := tx.Person(ctx, who)
 		if err == nil && !person.Active || latchkey.KindOf(err) == latchkey.NotFound {
 			err = latchkey.Errorf(latchkey.Conflict, "requester_inactive", "who asked for it is not active any more")

@@ -197,7 +197,7 @@ func (s *Requests) plan(ctx context.Context, tx Tx, sub *submitting) (p plan, er
 	if r.Snapshot, err = s.snapshot(ctx, tx, t); err != nil {
 		return p, err
 	}
-	if _, err := s.entries(&r); err != nil {
+	if _, err := entriesOf(s.cfg.Parser, &r); err != nil {
 		return p, err
 	}
 	r.PendingUntil = r.pendingUntil()
@@ -393,9 +393,9 @@ func canonical(v any) (string, error) {
 	return string(doc.Root().AppendCanonical(nil)), nil
 }
 
-// entries is what a request gives: those of the entitlements, and one for each
+// entriesOf is what a request gives: those of the entitlements, and one for each
 // resource.
-func (s *Requests) entries(r *Request) (string, error) {
+func entriesOf(p *scopes.Parser, r *Request) (string, error) {
 	lists := map[string][]json.RawMessage{}
 	if err := json.Unmarshal([]byte(r.Snapshot.Entries), &lists); err != nil {
 		return "", fmt.Errorf("entries of request %s: %w", r.ID, err)
@@ -414,7 +414,7 @@ func (s *Requests) entries(r *Request) (string, error) {
 	if err != nil || text == "{}" {
 		return text, err
 	}
-	if _, err := s.cfg.Parser.LoadEntries(text); err != nil {
+	if _, err := p.LoadEntries(text); err != nil {
 		faults := scopes.Faults(err)
 		for i := range faults {
 			faults[i].Pointer = "/resources"

@@ -52,11 +52,12 @@ func (s *Templates) Create(ctx context.Context, call authz.Call, t Template) (Te
 		return Template{}, nil, err
 	}
 	t.ID, t.Customer, t.CreatedAt, t.UpdatedAt = uuid.NewString(), call.Customer.ID, call.Now, call.Now
+	t.CustomFields = slices.Clone(t.CustomFields)
 	for i := range t.CustomFields { // a new template has no fields yet that could be meant
 		t.CustomFields[i].ID = ""
 	}
-	var warnings []string
-	err := s.cfg.Record.Change(ctx, call.Change(func() any { return Saved{t, warnings} }), func(tx Tx) (audit.Draft, error) {
+	var made Saved
+	err := s.cfg.Record.Change(ctx, call.Change(func() any { return made }), func(tx Tx) (audit.Draft, error) {
 		n, err := tx.CountTemplates(ctx)
 		if err != nil {
 			return audit.Draft{}, err
@@ -64,16 +65,17 @@ func (s *Templates) Create(ctx context.Context, call authz.Call, t Template) (Te
 		if n >= MaxTemplates {
 			return audit.Draft{}, latchkey.Errorf(latchkey.LimitReached, "too_many_templates", "a customer has at most %d templates", MaxTemplates)
 		}
-		if warnings, err = s.settle(ctx, tx, &t, nil); err != nil {
+		made = Saved{Template: t}
+		if made.Warnings, err = s.settle(ctx, tx, &made.Template, nil); err != nil {
 			return audit.Draft{}, err
 		}
-		t.Version = tx.Seq()
-		return templateDraft(&call, &t, "create"), tx.InsertTemplate(ctx, t)
+		made.Template.Version = tx.Seq()
+		return templateDraft(&call, &made.Template, "create"), tx.InsertTemplate(ctx, made.Template)
 	})
 	if err != nil {
 		return Template{}, nil, err
 	}
-	return t, warnings, nil
+	return made.Template, made.Warnings, nil
 }
 
 // Saved is a template as it was saved, with what its author should know: what a
@@ -92,23 +94,24 @@ func (s *Templates) Update(ctx context.Context, call authz.Call, id string, t Te
 		return Template{}, nil, errTemplateNotFound
 	}
 	t.ID, t.Customer, t.UpdatedAt = id, call.Customer.ID, call.Now
-	var warnings []string
-	err := s.cfg.Record.Change(ctx, call.Change(func() any { return Saved{t, warnings} }), func(tx Tx) (audit.Draft, error) {
+	var made Saved
+	err := s.cfg.Record.Change(ctx, call.Change(func() any { return made }), func(tx Tx) (audit.Draft, error) {
 		was, err := tx.Template(ctx, id)
 		if err != nil {
 			return audit.Draft{}, err
 		}
-		t.CreatedAt = was.CreatedAt
-		if warnings, err = s.settle(ctx, tx, &t, &was); err != nil {
+		made = Saved{Template: t}
+		made.Template.CreatedAt = was.CreatedAt
+		if made.Warnings, err = s.settle(ctx, tx, &made.Template, &was); err != nil {
 			return audit.Draft{}, err
 		}
-		t.Version = tx.Seq()
-		return templateDraft(&call, &t, "update"), tx.UpdateTemplate(ctx, t)
+		made.Template.Version = tx.Seq()
+		return templateDraft(&call, &made.Template, "update"), tx.UpdateTemplate(ctx, made.Template)
 	})
 	if err != nil {
 		return Template{}, nil, err
 	}
-	return t, warnings, nil
+	return made.Template, made.Warnings, nil
 }
 
 // Get returns one.
@@ -265,6 +268,17 @@ func (t *Template) consistent() error {
 	if len(t.AssignmentTypes) == 0 {
 		note("/assignment_types", "empty_list", "want at least one")
 	}
+	for i, a := range t.AssignmentTypes {
+		if !slices.Contains(assignments, a) {
+			note(strictjson.PointerIndex("/assignment_types", i), "invalid_value", "want one of "+join(assignments))
+		}
+	}
+	if policies := []NotificationPolicy{NotifyAll, FirstN, RandomN, RoundRobin}; !slices.Contains(policies, t.NotificationPolicy) {
+		note("/notification_policy", "invalid_value", "want one of "+join(policies))
+	}
+	if modes := []FailureMode{Ignore, Retry, Block}; !slices.Contains(modes, t.TriggerFailureMode) {
+		note("/trigger_task_failure_mode", "invalid_value", "want one of "+join(modes))
+	}
 	for i, d := range t.AllowedDurations {
 		at := strictjson.PointerIndex("/allowed_durations", i)
 		switch {
@@ -361,6 +375,12 @@ func (s *Templates) refers(ctx context.Context, tx Tx, t *Template, note func(er
 		}
 		if !found {
 			note(fault("/trigger_task_id", "task_not_found", "there is no such task"))
+		}
+	}
+	if t.Selector != nil && (t.Access.Permission != 0 || len(t.Access.Actions) > 0) {
+		sample := Request{Snapshot: Snapshot{Template: *t, Entries: "{}"}, Resources: []authz.EntityRef{{Type: t.Selector.Kind, ID: "sample"}}}
+		if _, err := entriesOf(s.cfg.Parser, &sample); err != nil {
+			note(fault("/resource_access", "invalid_access", "the access cannot be granted: "+detail(err)))
 		}
 	}
 	if !whole {
