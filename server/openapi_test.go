@@ -560,7 +560,7 @@ func TestOpenAPI_RepliesAreAsDocumented(t *testing.T) {
 		"/v1/tasks/{id}":     task, "/v1/tasks/{id}/runs": task + "/runs", "/v1/secrets/{name}": "KEY",
 		"/v1/webhooks/{id}": hook, "/v1/webhooks/{id}/rotate": hook, "/v1/webhooks/{id}/deliveries": hook,
 		"/v1/webhooks/{id}/deliveries/{delivery}/replay": hook + "/deliveries/" + openapiNone,
-		"/v1/users/{id}": people.user, "/v1/users/{id}/claim": people.user, "/v1/personal_tokens/{id}": people.token,
+		"/v1/users/{id}": people.user, "/v1/users/{id}/claim": people.user, "/v1/users/{id}/groups": people.user, "/v1/users/{id}/claims": people.user, "/v1/personal_tokens/{id}": people.token,
 		"/v1/groups/{id}": people.group, "/v1/groups/{id}/members/{user_id}": people.group + "/members/" + people.user,
 		"/v1/applications/{id}": people.application, "/v1/entitlements/{id}": people.entitlement,
 		"/v1/sets/{name}": "open", "/v1/sets/{name}/values": "open", "/v1/sets/{name}/values/{value}": "open/values/A",
@@ -1393,6 +1393,12 @@ func (s *openapiServer) people(full openapiKey) (ids openapiPeople) {
 	for kind, body := range map[string]string{"entitlements": entitlement("gone"), "applications": `{"name":"gone"}`, "groups": `{"name":"gone"}`} {
 		id := openapiField(s.t, s.send(openapiCall{operation: "POST /v1/" + kind, key: s.root, headers: openapiAcme, body: body}, 201), "id")
 		s.send(openapiCall{operation: "DELETE /v1/" + kind + "/{id}", path: "/v1/" + kind + "/" + id, key: s.root, headers: openapiAcme}, 204)
+	}
+	for _, what := range []string{"groups", "claims"} {
+		op := "GET /v1/users/{id}/" + what
+		s.send(openapiCall{operation: op, path: "/v1/users/" + ids.user + "/" + what, key: s.root, headers: openapiAcme}, 200)
+		s.send(openapiCall{operation: op, path: "/v1/users/self/" + what, key: token}, 200)
+		s.send(openapiCall{operation: op, path: "/v1/users/" + ids.user + "/" + what, key: full.secret}, 404)
 	}
 	return ids
 }

@@ -13,7 +13,7 @@ import (
 func (s *Server) userGroups(r *request) error {
 	ctx, cancel := r.context()
 	defer cancel()
-	list, err := s.cfg.Rights.Groups(ctx, r.call(), r.param("id"))
+	list, err := s.cfg.Rights.Groups(ctx, r.call(), r.userID())
 	if err != nil {
 		return err
 	}
@@ -36,7 +36,7 @@ func (s *Server) userGroups(r *request) error {
 func (s *Server) userClaims(r *request) error {
 	ctx, cancel := r.context()
 	defer cancel()
-	claims, err := s.cfg.Rights.Claims(ctx, r.call(), r.param("id"))
+	claims, err := s.cfg.Rights.Claims(ctx, r.call(), r.userID())
 	if err != nil {
 		return err
 	}
