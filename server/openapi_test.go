@@ -557,7 +557,7 @@ func TestOpenAPI_RepliesAreAsDocumented(t *testing.T) {
 		"/v1/policies/{name}/rollback": "main", "/v1/policies/{name}/test": "main",
 		"/v1/bundles/{name}": "acme.tar.gz",
 		"/v1/grants/{id}":    grant,
-		"/v1/tasks/{id}":     task, "/v1/tasks/{id}/runs": task + "/runs", "/v1/secrets/{name}": "KEY",
+		"/v1/tasks/{id}":     task, "/v1/tasks/{id}/runs": task, "/v1/secrets/{name}": "KEY",
 		"/v1/webhooks/{id}": hook, "/v1/webhooks/{id}/rotate": hook, "/v1/webhooks/{id}/deliveries": hook,
 		"/v1/webhooks/{id}/deliveries/{delivery}/replay": hook + "/deliveries/" + openapiNone,
 		"/v1/users/{id}": people.user, "/v1/users/{id}/claim": people.user, "/v1/users/{id}/groups": people.user, "/v1/users/{id}/claims": people.user, "/v1/personal_tokens/{id}": people.token,
