@@ -239,6 +239,7 @@ func start(t testing.TB, change ...func(*options)) *api {
 		}})
 	cfg.Requests = a.requests
 	cfg.Webhooks = deliveries.New(deliveries.Config{Record: a.db.Deliveries(), Vault: testVault(t), Addresses: notify.NewGuard(notify.GuardConfig{})})
+	cfg.Approvals = access.NewApprovals(access.ApprovalsConfig{Record: a.db.Access(), Requests: cfg.Requests, Parser: parser})
 	cfg.Searcher = authz.NewSearcher(record, cfg.PDP)
 	cfg.Tasks = taskService(t, a.db, true)
 	o.sets.Record, o.sets.Origin = record, o.origin

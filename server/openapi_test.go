@@ -26,6 +26,7 @@ import (
 	"go.yaml.in/yaml/v3"
 
 	"github.com/latchkey-dev/latchkey"
+	"github.com/latchkey-dev/latchkey/access"
 	"github.com/latchkey-dev/latchkey/authz"
 	"github.com/latchkey-dev/latchkey/cache"
 	"github.com/latchkey-dev/latchkey/deliveries"
@@ -297,6 +298,9 @@ func startOpenAPI(t *testing.T, doc *openapiDocument, change func(*server.Config
 	staff := people.Config{Record: s.db.People(), Tokens: cfg.Tokens, Keys: cfg.Keys, Table: table, Parser: parser, Grants: subjects}
 	cfg.Persons, cfg.Groups, cfg.Catalogue = people.NewPersons(staff), people.NewGroups(staff), people.NewCatalogue(staff)
 	cfg.Webhooks = deliveries.New(deliveries.Config{Record: s.db.Deliveries(), Vault: testVault(t), Addresses: notify.NewGuard(notify.GuardConfig{})})
+	cfg.Templates = access.NewTemplates(access.TemplatesConfig{Record: s.db.Access(), Parser: parser})
+	cfg.Requests = access.NewRequests(access.RequestsConfig{Record: s.db.Access(), Parser: parser, Subjects: staff.Grants})
+	cfg.Approvals = access.NewApprovals(access.ApprovalsConfig{Record: s.db.Access(), Requests: cfg.Requests, Parser: parser})
 	cfg.Feed = authz.NewFeed(authz.FeedConfig{Record: s.db, Maker: &authz.RecordMaker{Record: s.db, Epoch: testEpoch}, Signer: feedSigner(t), Issuer: "openapi",
 		Now: func() latchkey.Instant { return latchkey.InstantOf(now()) }, MaxBytes: 1 << 20})
 	cfg.Nodes = authz.NewNodes(nil, false, 30*time.Second)
@@ -559,6 +563,7 @@ func TestOpenAPI_RepliesAreAsDocumented(t *testing.T) {
 	grant := s.grants(example, full)
 	task := s.tasks()
 	people := s.people(full)
+	s.approvals(people)
 	s.searches(full)
 	hook := s.webhooks()
 	s.bundles()
@@ -1414,4 +1419,27 @@ func (s *openapiServer) people(full openapiKey) (ids openapiPeople) {
 		s.send(openapiCall{operation: op, path: "/v1/users/" + ids.user + "/" + what, key: full.secret}, 404)
 	}
 	return ids
+}
+
+func (s *openapiServer) approvals(people openapiPeople) {
+	s.t.Helper()
+	const op = "POST /v1/approvals"
+	s.send(openapiCall{operation: "POST /v1/resources:bulkUpdate", key: s.root, headers: openapiAcme, body: `{"resources":[{"kind":"asked","id":"1"},{"kind":"tied","id":"1"}]}`}, 200)
+	for _, kind := range []string{"asked", "tied", "tied"} {
+		s.template(`{"name":"Ask for ` + kind + strconv.Itoa(len(s.seen)) + `","app_id":"` + people.application + `","resource_selector":{"kind":"` + kind + `"},
+			"auto_approve":true,"allowed_durations":[60],"require_justification":false}`)
+	}
+	ask := func(petitioner, kind string) string {
+		return `{"petitioners":[{"kind":"user",` + petitioner + `}],"resources":[{"kind":"` + kind + `","id":"1"}],"wait":1}`
+	}
+	s.send(openapiCall{operation: op, key: s.root, headers: openapiAcme, body: ask(`"id":"`+people.user+`"`, "asked")}, 200)
+	s.send(openapiCall{operation: op, key: s.root, headers: openapiAcme, body: ask(`"email":"nobody@example.com"`, "asked")}, 404)
+	s.send(openapiCall{operation: op, key: s.root, headers: openapiAcme, body: ask(`"id":"`+people.user+`"`, "tied")}, 409)
+	s.send(openapiCall{operation: op, key: s.root, headers: openapiAcme, body: `{"petitioners":[]}`}, 400)
+}
+
+// template makes one in acme.
+func (s *openapiServer) template(body string) {
+	s.t.Helper()
+	s.send(openapiCall{operation: "POST /v1/access-request-templates", key: s.root, headers: openapiAcme, body: body}, 201)
 }

@@ -146,6 +146,7 @@ func (s *Server) routes() {
 		{method: http.MethodGet, path: "/v1/entitlements/:id", may: people.MayManage, handle: s.getEntitlement},
 		{method: http.MethodPut, path: "/v1/entitlements/:id", change: true, body: jsonBody, may: people.MayManage, handle: s.putEntitlement},
 		{method: http.MethodDelete, path: "/v1/entitlements/:id", change: true, may: people.MayManage, handle: s.deleteEntitlement},
+		{method: http.MethodPost, path: "/v1/approvals", action: "access_request.ask", change: true, body: jsonBody, may: s.cfg.Approvals.May, deadline: approvalDeadline, handle: s.askApproval},
 
 		{method: http.MethodPost, path: "/v1/webhooks", change: true, body: jsonBody, may: s.cfg.Webhooks.May, handle: s.createWebhook},
 		{method: http.MethodGet, path: "/v1/webhooks", may: s.cfg.Webhooks.May, handle: s.listWebhooks},

@@ -53,6 +53,7 @@ type Config struct {
 	Rights      *people.Rights
 	Templates   *access.Templates
 	Requests    *access.Requests
+	Approvals   *access.Approvals
 	Webhooks    *deliveries.Webhooks
 	Searcher    *authz.Searcher
 	PDP         *authz.PDP

@@ -260,7 +260,11 @@ func (t accessTx) OpenRequestsOf(ctx context.Context, person string, now latchke
 
 // PendingLike implements access.Tx.
 func (t accessTx) PendingLike(ctx context.Context, key string) (access.Request, bool, error) {
-	r, err := scanRequest(t.QueryRowContext(ctx, `SELECT `+requestColumns+` FROM access_requests r WHERE r.customer_id = $1 AND r.pending_key = $2 AND r.pending_key <> ''`, t.chain, key))
+	return readPendingLike(ctx, t, t.chain, key)
+}
+
+func readPendingLike(ctx context.Context, q rows, customer, key string) (access.Request, bool, error) {
+	r, err := scanRequest(q.QueryRowContext(ctx, `SELECT `+requestColumns+` FROM access_requests r WHERE r.customer_id = $1 AND r.pending_key = $2 AND r.pending_key <> ''`, customer, key))
 	return found(r, err, "pending request")
 }
 

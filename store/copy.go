@@ -21,7 +21,7 @@ var tables = []string{
 	"policies", "policy_versions", "sets", "set_values",
 	"subjects", "resources", "resource_labels", "resource_types",
 	"grants", "audit_events", "audit_heads", "feed", "nodes", "replies",
-	"access_templates", "access_template_refs", "access_places", "access_requests", "access_requesters", "access_awaited", "access_messages",
+	"access_templates", "access_template_refs", "access_places", "access_requests", "access_requesters", "access_awaited", "access_messages", "approval_promises",
 	"sealed_secrets", "webhooks", "deliveries", "delivery_cursors", "tasks", "task_runs", "task_cursors",
 }
 

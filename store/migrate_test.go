@@ -164,7 +164,8 @@ func TestCopy_TakesEverythingAndVerifiesIt(t *testing.T) {
 		INSERT INTO access_requests VALUES ('r1', 'default', 't1', 'p1', 'a@example.com', 'p1', '', 'pending', 1, 2, 3, 4, 'key', '', 0, '', 1, '{}');
 		INSERT INTO access_requesters VALUES ('default', 'a@example.com', 1);
 		INSERT INTO access_awaited VALUES ('r1', 'g1', 'default', 1);
-		INSERT INTO access_messages VALUES ('m1', 'r1', 'default', 'p1', 'a@example.com', 'Alice', 'hello', 1)`)
+		INSERT INTO access_messages VALUES ('m1', 'r1', 'default', 'p1', 'a@example.com', 'Alice', 'hello', 1);
+		INSERT INTO approval_promises VALUES ('default', 'ask', 'r1')`)
 	if err := db.WriteUses(ctx, []authz.Use{{Key: authz.KeyID{1}, At: start}}, nil); err != nil {
 		t.Fatal(err)
 	}

@@ -22,6 +22,7 @@ func (n *node) access(cfg *server.Config) {
 		}})
 	cfg.Requests = n.requests
 	cfg.Granter = authz.NewGranter(authz.GranterConfig{Record: n.db, Table: n.table, Parser: n.parser, Subjects: n.subjects, Requests: n.requests, Entitlements: access.Entitled{}})
+	cfg.Approvals = access.NewApprovals(access.ApprovalsConfig{Record: record, Requests: n.requests, Parser: n.parser})
 }
 
 // askedAgain is how often it is looked for requests that nobody decided in time, and
