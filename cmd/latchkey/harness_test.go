@@ -137,7 +137,9 @@ func (p *process) sendAs(ctx context.Context, key, customer, method, path string
 	if err != nil {
 		return 0, reply, err
 	}
-	req.Header.Set("Authorization", "Bearer "+key)
+	if key != "" {
+		req.Header.Set("Authorization", "Bearer "+key)
+	}
 	for i := 0; i < len(headers); i += 2 {
 		req.Header.Set(headers[i], headers[i+1])
 	}
