@@ -33,14 +33,6 @@ func (p *Paging) query(pairs ...string) string {
 	return "?" + q.Encode()
 }
 
-// more says how a list goes on.
-func more(g *Globals, out io.Writer, reply gjson.Result, err error) error {
-	if next := reply.Get("next_cursor"); err == nil && !g.JSON && next.Type == gjson.String {
-		fmt.Fprintln(out, "more with --cursor", next)
-	}
-	return err
-}
-
 // UsersCmd manages persons over the API.
 type UsersCmd struct {
 	Create     UsersCreateCmd     `cmd:"" help:"Make a person; the claim code and the access key are printed this once."`
@@ -96,7 +88,7 @@ type UsersListCmd struct {
 // Run implements the command.
 func (cmd *UsersListCmd) Run(ctx context.Context, g *Globals, std streams) error {
 	reply, err := cmd.call(ctx, http.MethodGet, "/v1/users"+cmd.query("username", cmd.Username, "email", cmd.Email, "type", cmd.Type, "active", cmd.Active), nil)
-	return more(g, std.out, reply, showUsers(g, std.out, reply, err))
+	return more(g, std, reply, showUsers(g, std.out, reply, err))
 }
 
 // UsersGetCmd shows a person.
@@ -298,7 +290,7 @@ type GroupsListCmd struct {
 // Run implements the command.
 func (cmd *GroupsListCmd) Run(ctx context.Context, g *Globals, std streams) error {
 	reply, err := cmd.call(ctx, http.MethodGet, "/v1/groups"+cmd.query("name", cmd.Name, "member_id", cmd.Member), nil)
-	return more(g, std.out, reply, showGroups(g, std.out, reply, err))
+	return more(g, std, reply, showGroups(g, std.out, reply, err))
 }
 
 // GroupsGetCmd shows a group.
@@ -425,7 +417,7 @@ type ApplicationsListCmd struct {
 // Run implements the command.
 func (cmd *ApplicationsListCmd) Run(ctx context.Context, g *Globals, std streams) error {
 	reply, err := cmd.call(ctx, http.MethodGet, "/v1/applications"+cmd.query("name", cmd.Name), nil)
-	return more(g, std.out, reply, showApplications(g, std.out, reply, err))
+	return more(g, std, reply, showApplications(g, std.out, reply, err))
 }
 
 // ApplicationsRenameCmd renames an application.
@@ -518,7 +510,7 @@ type EntitlementsListCmd struct {
 // Run implements the command.
 func (cmd *EntitlementsListCmd) Run(ctx context.Context, g *Globals, std streams) error {
 	reply, err := cmd.call(ctx, http.MethodGet, "/v1/entitlements"+cmd.query("app_id", cmd.App, "name", cmd.Name), nil)
-	return more(g, std.out, reply, showEntitlements(g, std.out, reply, err))
+	return more(g, std, reply, showEntitlements(g, std.out, reply, err))
 }
 
 // EntitlementsGetCmd shows an entitlement.
@@ -634,7 +626,7 @@ func (cmd *ResourcesListCmd) Run(ctx context.Context, g *Globals, std streams) e
 		pairs = append(pairs, "label."+name, value)
 	}
 	reply, err := cmd.call(ctx, http.MethodGet, "/v1/resources"+cmd.query(pairs...), nil)
-	return more(g, std.out, reply, showResources(g, std.out, reply, err))
+	return more(g, std, reply, showResources(g, std.out, reply, err))
 }
 
 // ResourcesGetCmd shows a resource.
