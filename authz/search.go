@@ -56,7 +56,10 @@ func (s *Searcher) Subjects(ctx context.Context, caller *Caller, q *Request, pag
 	if q.Subject.Type == SubjectAccessKey {
 		visible := KeyCandidates{Customer: caller.Customer.ID, Now: now, After: page.After, Limit: MaxCandidates + 1}
 		if !caller.IsRoot() {
-			visible.HiddenNames, visible.Own = caller.Scopes().HiddenMask(), caller.Key.ID.String()
+			visible.HiddenNames = caller.Scopes().HiddenMask()
+			if caller.Key != nil { // a person has none
+				visible.Own = caller.Key.ID.String()
+			}
 		}
 		ids, err = s.record.ActiveKeyIDs(ctx, visible)
 	} else {
