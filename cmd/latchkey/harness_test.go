@@ -143,7 +143,9 @@ func (p *process) sendAs(ctx context.Context, key, customer, method, path string
 	for i := 0; i < len(headers); i += 2 {
 		req.Header.Set(headers[i], headers[i+1])
 	}
-	req.Header.Set("X-Customer-ID", customer)
+	if customer != "" {
+		req.Header.Set("X-Customer-ID", customer)
+	}
 	if body != nil {
 		req.Header.Set("Content-Type", "application/json")
 	}
