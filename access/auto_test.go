@@ -170,8 +170,26 @@ func TestAuto_IsAskedAboutWhatIsSubmitted(t *testing.T) {
 	if r := w.submit("ann", ask(tm)); r.Status != access.Pending || asked != 2 {
 		t.Errorf("asked %d times: %+v", asked, r)
 	}
+	// Nor are those about a resource that was another one.
+	w.resource("account", "root", map[string]string{"env": "test"})
+	tm = w.template(func(t *access.Template) {
+		t.ApproverGroups, t.AutoApproveWhen = tm.ApproverGroups, `resource.env == "test"`
+		t.Selector = &access.ResourceSelector{Kind: "account"}
+	})
+	asked = 0
+	w.auto = func(_ context.Context, q access.AutoQuestion) (access.AutoAnswer, error) {
+		if asked++; asked == 1 {
+			w.resource("account", "root", map[string]string{"env": "prod"})
+		}
+		return access.AutoAnswer{Approve: q.Resources[0].Labels == `{"env":"test"}`}, nil
+	}
+	in := ask(tm)
+	in.Resources = []authz.EntityRef{{Type: "account", ID: "root"}}
+	if r := w.submit("ann", in); r.Status != access.Pending || asked != 2 {
+		t.Errorf("asked %d times: %+v", asked, r)
+	}
 	w.auto = nil
-	if _, err := w.requests.Submit(t.Context(), w.as("bob"), access.Submission{Template: tm.ID, Duration: 60}); latchkey.CodeOf(err) != "justification_required" {
+	if _, err := w.requests.Submit(t.Context(), w.as("bob"), access.Submission{Template: tm.ID, Duration: 60, Resources: in.Resources}); latchkey.CodeOf(err) != "justification_required" {
 		t.Errorf("%v", err)
 	}
 }
