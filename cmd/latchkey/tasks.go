@@ -191,7 +191,7 @@ func (cmd *TasksListCmd) Run(ctx context.Context, g *Globals, std streams) error
 	err = showAll(g, std.out, reply, err, "tasks", []string{"ID", "TYPE", "RETRIES", "NAME"}, func(r gjson.Result) []string {
 		return []string{r.Get("id").String(), r.Get("task_type").String(), r.Get("max_retries").String(), r.Get("name").String()}
 	})
-	return more(g, std.out, reply, err)
+	return showMore(g, std.out, reply, err)
 }
 
 func pageOf(limit int, cursor string) string {
@@ -253,7 +253,7 @@ func (cmd *TasksRunsCmd) Run(ctx context.Context, g *Globals, std streams) error
 		return []string{r.Get("id").String(), r.Get("trigger_event").String(), r.Get("request_id").String(), r.Get("status").String(), r.Get("attempts").String(),
 			dash(r.Get("started_at")), dash(r.Get("duration_ms")), result}
 	})
-	return more(g, std.out, reply, err)
+	return showMore(g, std.out, reply, err)
 }
 
 // SecretsCmd keeps what scripts read.

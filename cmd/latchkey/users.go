@@ -88,7 +88,7 @@ type UsersListCmd struct {
 // Run implements the command.
 func (cmd *UsersListCmd) Run(ctx context.Context, g *Globals, std streams) error {
 	reply, err := cmd.call(ctx, http.MethodGet, "/v1/users"+cmd.query("username", cmd.Username, "email", cmd.Email, "type", cmd.Type, "active", cmd.Active), nil)
-	return more(g, std, reply, showUsers(g, std.out, reply, err))
+	return showMore(g, std.out, reply, showUsers(g, std.out, reply, err))
 }
 
 // UsersGetCmd shows a person.
@@ -290,7 +290,7 @@ type GroupsListCmd struct {
 // Run implements the command.
 func (cmd *GroupsListCmd) Run(ctx context.Context, g *Globals, std streams) error {
 	reply, err := cmd.call(ctx, http.MethodGet, "/v1/groups"+cmd.query("name", cmd.Name, "member_id", cmd.Member), nil)
-	return more(g, std, reply, showGroups(g, std.out, reply, err))
+	return showMore(g, std.out, reply, showGroups(g, std.out, reply, err))
 }
 
 // GroupsGetCmd shows a group.
@@ -417,7 +417,7 @@ type ApplicationsListCmd struct {
 // Run implements the command.
 func (cmd *ApplicationsListCmd) Run(ctx context.Context, g *Globals, std streams) error {
 	reply, err := cmd.call(ctx, http.MethodGet, "/v1/applications"+cmd.query("name", cmd.Name), nil)
-	return more(g, std, reply, showApplications(g, std.out, reply, err))
+	return showMore(g, std.out, reply, showApplications(g, std.out, reply, err))
 }
 
 // ApplicationsRenameCmd renames an application.
@@ -510,7 +510,7 @@ type EntitlementsListCmd struct {
 // Run implements the command.
 func (cmd *EntitlementsListCmd) Run(ctx context.Context, g *Globals, std streams) error {
 	reply, err := cmd.call(ctx, http.MethodGet, "/v1/entitlements"+cmd.query("app_id", cmd.App, "name", cmd.Name), nil)
-	return more(g, std, reply, showEntitlements(g, std.out, reply, err))
+	return showMore(g, std.out, reply, showEntitlements(g, std.out, reply, err))
 }
 
 // EntitlementsGetCmd shows an entitlement.
@@ -626,7 +626,7 @@ func (cmd *ResourcesListCmd) Run(ctx context.Context, g *Globals, std streams) e
 		pairs = append(pairs, "label."+name, value)
 	}
 	reply, err := cmd.call(ctx, http.MethodGet, "/v1/resources"+cmd.query(pairs...), nil)
-	return more(g, std, reply, showResources(g, std.out, reply, err))
+	return showMore(g, std.out, reply, showResources(g, std.out, reply, err))
 }
 
 // ResourcesGetCmd shows a resource.
