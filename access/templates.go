@@ -63,7 +63,7 @@ func (s *Templates) Create(ctx context.Context, call authz.Call, t Template) (Te
 			return audit.Draft{}, err
 		}
 		if n >= MaxTemplates {
-			return audit.Draft{}, latchkey.Errorf(latchkey.LimitReached, "too_many_templates", "a customer has at most %d templates", MaxTemplates)
+			return audit.Draft{}, latchkey.Errorf(latchkey.Conflict, "too_many_templates", "a customer has at most %d templates", MaxTemplates)
 		}
 		made = Saved{Template: t}
 		if made.Warnings, err = s.settle(ctx, tx, &made.Template, nil); err != nil {

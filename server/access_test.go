@@ -40,6 +40,10 @@ func TestAccess_EveryRouteRefusesWhoMayNot(t *testing.T) {
 		t.Fatal("no event to ask for")
 	}
 	grant := a.grant("user", "laura", "reason", `"the \"red\" room"`)
+	boss, asker := a.person("boss", "admin"), a.person("asker", "user")
+	app := a.do("POST", "/v1/applications", boss.token, `{"name":"red room"}`).is(http.StatusCreated).text("id")
+	template := a.do("POST", "/v1/access-request-templates", boss.token, `{"name":"red room","app_id":"`+app+`","allowed_durations":[60]}`).is(http.StatusCreated).text("id")
+	request := a.do("POST", "/v1/access-requests", asker.token, `{"template_id":"`+template+`","requested_duration_mins":60,"justification":"the \"red\" room"}`).is(http.StatusCreated).text("id")
 	before := len(a.events("default"))
 
 	// Names that exist, so that a refusal is one of the caller and not of the name.
@@ -47,7 +51,8 @@ func TestAccess_EveryRouteRefusesWhoMayNot(t *testing.T) {
 		for _, r := range []struct{ under, names string }{
 			{"/v1/access_keys/", "{id} " + victim.id}, {"/v1/policies/", "{name} secret-policy {version} 1"}, {"/v1/sets/", "{name} secret-set {value} v"},
 			{"/v1/subjects/", "{type} user {id} laura"}, {"/v1/resources/", "{kind} doc {id} diary"}, {"/v1/resource_types/", "{type} doc"},
-			{"/v1/auditing/", "{id} " + event}, {"/v1/grants/", "{id} " + grant}, {"/v1/bundles/", "{name} default.tar.gz"}, {"/v1/customers/", "{id} foreign"}, {"/decision/", "{policy} secret-policy {path} x"},
+			{"/v1/auditing/", "{id} " + event}, {"/v1/grants/", "{id} " + grant},
+			{"/v1/access-requests/", "{id} " + request}, {"/v1/access-request-templates/", "{id} " + template}, {"/api/v1/access-requests/", "{id} " + request}, {"/api/v1/access-request-templates/", "{id} " + template}, {"/v1/bundles/", "{name} default.tar.gz"}, {"/v1/customers/", "{id} foreign"}, {"/decision/", "{policy} secret-policy {path} x"},
 		} {
 			if strings.HasPrefix(path, r.under) {
 				path = strings.NewReplacer(strings.Fields(r.names)...).Replace(path)

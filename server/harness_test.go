@@ -210,7 +210,10 @@ func start(t testing.TB, change ...func(*options)) *api {
 	must(a.subjects.Start(ctx))
 	must(authz.LoadGrants(ctx, a.db, a.table, parser, at))
 	cfg.Rights = people.NewRights(a.db)
-	requests := access.RequestsConfig{Record: a.db.Access(), Parser: parser, Subjects: a.subjects, Now: now}
+	requests := access.RequestsConfig{Record: a.db.Access(), Parser: parser, Subjects: a.subjects, Auto: o.auto, Now: now,
+		Troubled: func(_ context.Context, what string, err error) {
+			slog.New(slog.NewJSONHandler(a.log, nil)).Warn("access_request", "problem", what, "error", err.Error())
+		}}
 	if o.requests != nil {
 		o.requests(&requests)
 	}
@@ -232,12 +235,6 @@ func start(t testing.TB, change ...func(*options)) *api {
 	cfg.People = cfg.Tokens
 	staff := people.Config{Record: a.db.People(), Tokens: cfg.Tokens, Keys: cfg.Keys, Table: a.table, Parser: parser, Grants: a.subjects}
 	cfg.Persons, cfg.Groups, cfg.Catalogue = people.NewPersons(staff), people.NewGroups(staff), people.NewCatalogue(staff)
-	cfg.Templates = access.NewTemplates(access.TemplatesConfig{Record: a.db.Access(), Parser: parser, Auto: o.auto})
-	a.requests = access.NewRequests(access.RequestsConfig{Record: a.db.Access(), Parser: parser, Subjects: a.subjects, Auto: o.auto, Now: now,
-		Troubled: func(_ context.Context, what string, err error) {
-			cfg.Log.Warn("access_request", "problem", what, "error", err.Error())
-		}})
-	cfg.Requests = a.requests
 	cfg.Webhooks = deliveries.New(deliveries.Config{Record: a.db.Deliveries(), Vault: testVault(t), Addresses: notify.NewGuard(notify.GuardConfig{})})
 	cfg.Approvals = access.NewApprovals(access.ApprovalsConfig{Record: a.db.Access(), Requests: cfg.Requests, Parser: parser})
 	cfg.Searcher = authz.NewSearcher(record, cfg.PDP)

@@ -243,6 +243,7 @@ type openapiServer struct {
 	server *server.Server
 
 	summed *authz.Refusals
+	task   openapiTask // of access requests
 	// bundled says that all policies come from a bundle; calls are made one by one.
 	bundled bool
 }
@@ -283,7 +284,6 @@ func startOpenAPI(t *testing.T, doc *openapiDocument, change func(*server.Config
 		Directory:     authz.NewDirectory(s.db, entities, 32<<10),
 		Searcher:      authz.NewSearcher(s.db, pdp),
 		Rights:        people.NewRights(s.db),
-		Granter:       authz.NewGranter(authz.GranterConfig{Record: s.db, Table: table, Parser: parser, Subjects: subjects}),
 		Keys:          authz.NewKeys(authz.KeysConfig{Record: s.db, Table: table, Parser: parser, Peppers: peppers, Mode: authz.Live, MaxActive: 10}),
 		Customers:     authz.NewCustomers(s.db, table),
 		Policies:      authz.NewPolicies(authz.PoliciesConfig{Record: s.db, Table: table, Origin: func(string) string { return map[bool]string{true: "bundle"}[s.bundled] }}),
@@ -305,6 +305,9 @@ func startOpenAPI(t *testing.T, doc *openapiDocument, change func(*server.Config
 		Now: func() latchkey.Instant { return latchkey.InstantOf(now()) }, MaxBytes: 1 << 20})
 	cfg.Nodes = authz.NewNodes(nil, false, 30*time.Second)
 	cfg.Tasks = taskService(t, s.db, true)
+	cfg.Templates = access.NewTemplates(access.TemplatesConfig{Record: s.db.Access(), Parser: parser})
+	cfg.Requests = access.NewRequests(access.RequestsConfig{Record: s.db.Access(), Parser: parser, Subjects: subjects, Trigger: &s.task})
+	cfg.Granter = authz.NewGranter(authz.GranterConfig{Record: s.db, Table: table, Parser: parser, Subjects: subjects, Requests: cfg.Requests, Entitlements: access.Entitled{}})
 	if change != nil {
 		change(&cfg)
 	}
@@ -564,6 +567,7 @@ func TestOpenAPI_RepliesAreAsDocumented(t *testing.T) {
 	task := s.tasks()
 	people := s.people(full)
 	s.approvals(people)
+	template, request := s.accessRequests(people, task)
 	s.searches(full)
 	hook := s.webhooks()
 	s.bundles()
@@ -579,6 +583,8 @@ func TestOpenAPI_RepliesAreAsDocumented(t *testing.T) {
 		"/v1/webhooks/{id}": hook, "/v1/webhooks/{id}/rotate": hook, "/v1/webhooks/{id}/deliveries": hook,
 		"/v1/webhooks/{id}/deliveries/{delivery}/replay": hook + "/deliveries/" + openapiNone,
 		"/v1/users/{id}": people.user, "/v1/users/{id}/claim": people.user, "/v1/users/{id}/groups": people.user, "/v1/users/{id}/claims": people.user, "/v1/personal_tokens/{id}": people.token,
+		"/v1/access-request-templates/{id}": template, "/v1/access-requests/{id}": request, "/v1/access-requests/{id}/approve": request, "/v1/access-requests/{id}/deny": request,
+		"/v1/access-requests/{id}/revoke": request, "/v1/access-requests/{id}/messages": request,
 		"/v1/groups/{id}": people.group, "/v1/groups/{id}/members/{user_id}": people.group + "/members/" + people.user,
 		"/v1/applications/{id}": people.application, "/v1/entitlements/{id}": people.entitlement,
 		"/v1/sets/{name}": "open", "/v1/sets/{name}/values": "open", "/v1/sets/{name}/values/{value}": "open/values/A",

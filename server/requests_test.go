@@ -291,7 +291,7 @@ func TestRequests_WhatIsDecidedIsNotTheClientsToSay(t *testing.T) {
 	// Asking for somebody else is a service's, and needs its scope.
 	o.do("POST", "/v1/access-requests", o.alice.token, submission(template, `"beneficiary_id":"`+o.eve.id+`"`)).refused(403, "scope_missing")
 	plain := o.create(`{"decision":true}`)
-	o.do("POST", "/v1/access-requests", plain.secret, submission(template, `"beneficiary_id":"`+o.eve.id+`"`)).refused(403, "person_required")
+	o.do("POST", "/v1/access-requests", plain.secret, submission(template, `"beneficiary_id":"`+o.eve.id+`"`)).refused(403, "scope_missing")
 	service := o.create(`{"approvals":true}`)
 	o.do("POST", "/v1/access-requests", service.secret, submission(template)).refused(400, "missing_member", "/beneficiary_id")
 	o.do("POST", "/v1/access-requests", service.secret, submission(template, `"beneficiary_id":"`+o.app+`"`)).refused(404, "unknown_beneficiary")
@@ -779,7 +779,15 @@ func TestRequests_TaskThatMustSucceedFirst(t *testing.T) {
 	began, outcome := make(chan struct{}), make(chan error)
 	o := newOffice(t, func(o *options) {
 		o.requests = func(c *access.RequestsConfig) {
-			c.Trigger = taskThat(func(context.Context) error { began <- struct{}{}; return <-outcome })
+			c.Trigger = taskThat(func(ctx context.Context) error {
+				began <- struct{}{}
+				select {
+				case err := <-outcome:
+					return err
+				case <-ctx.Done():
+					return ctx.Err()
+				}
+			})
 		}
 	})
 	task := openapiNone
@@ -802,7 +810,11 @@ func TestRequests_TaskThatMustSucceedFirst(t *testing.T) {
 			}
 			approved <- r
 		}()
-		<-began
+		select {
+		case <-began:
+		case r := <-approved:
+			t.Fatalf("approved without the task: %s", r.body)
+		}
 		o.do("POST", path+"/approve", o.dan.token, "").refused(409, "decision_in_progress")
 		o.do("POST", path+"/deny", o.dan.token, "").refused(409, "decision_in_progress")
 		if o.may(o.alice) {

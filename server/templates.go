@@ -8,19 +8,10 @@ import (
 	"strconv"
 	"strings"
 
-	"github.com/latchkey-dev/latchkey"
 	"github.com/latchkey-dev/latchkey/access"
 	"github.com/latchkey-dev/latchkey/authz"
 	"github.com/latchkey-dev/latchkey/internal/strictjson"
 )
-
-// mayManage allows root, admins, and keys with the scope access_requests_manage.
-func mayManage(c *authz.Caller) error {
-	if c.Manages() {
-		return nil
-	}
-	return latchkey.Errorf(latchkey.Forbidden, "scope_missing", "only admins, and keys with the scope access_requests_manage, may do this")
-}
 
 // prefix is that of the path by which the request came: /v1, or /api/v1.
 func (r *request) prefix() string {
