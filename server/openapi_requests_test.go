@@ -76,7 +76,7 @@ func (s *openapiServer) accessRequests(people openapiPeople, task string) (templ
 	send("DELETE "+oneTemplate, templates+"/"+gone, boss, "", 204)
 	send("DELETE "+oneTemplate, templates+"/"+gone, boss, "", 404)
 
-	s.manyTemplates()
+	s.manyTemplates(openapiField(s.t, s.send(openapiCall{operation: "POST /v1/applications", key: s.root, headers: map[string]string{"X-Customer-ID": "default"}, body: `{"name":"many"}`}, 201), "id"))
 	s.send(openapiCall{operation: "POST " + templates, key: s.root, headers: map[string]string{"X-Customer-ID": "default"}, body: whole}, 409)
 
 	const requests, one, messages = "/v1/access-requests", "/v1/access-requests/{id}", "/v1/access-requests/{id}/messages"
@@ -148,12 +148,12 @@ func (s *openapiServer) accessRequests(people openapiPeople, task string) (templ
 }
 
 // manyTemplates gives another customer as many as there may be.
-func (s *openapiServer) manyTemplates() {
+func (s *openapiServer) manyTemplates(app string) {
 	s.t.Helper()
 	err := s.db.Access().Change(context.Background(), authz.Change{Chain: authz.DefaultCustomer, At: 1}, func(tx access.Tx) (audit.Draft, error) {
 		for i := range access.MaxTemplates {
 			t := access.DefaultTemplate()
-			t.ID, t.Customer, t.Name, t.Application = fmt.Sprintf("00000000-0000-4000-9000-%012d", i), authz.DefaultCustomer, fmt.Sprint(i), openapiNone
+			t.ID, t.Customer, t.Name, t.Application = fmt.Sprintf("00000000-0000-4000-9000-%012d", i), authz.DefaultCustomer, fmt.Sprint(i), app
 			if err := tx.InsertTemplate(context.Background(), t); err != nil {
 				return audit.Draft{}, err
 			}
