@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"slices"
+	"sync"
+	"sync/atomic"
 
 	"github.com/latchkey-dev/latchkey"
 	"github.com/latchkey-dev/latchkey/authz"
@@ -43,10 +45,17 @@ type ApprovalsConfig struct {
 // Approvals asks for access on behalf of persons, in one call that an application
 // repeats until it has an answer: it finds a live grant, joins an open request, or
 // makes one. Safe for concurrent use.
-type Approvals struct{ cfg ApprovalsConfig }
+type Approvals struct {
+	cfg ApprovalsConfig
+
+	mu    sync.Mutex
+	looks map[lookedAt]*looks
+}
 
 // NewApprovals makes the service.
-func NewApprovals(cfg ApprovalsConfig) *Approvals { return &Approvals{cfg: cfg} }
+func NewApprovals(cfg ApprovalsConfig) *Approvals {
+	return &Approvals{cfg: cfg, looks: map[lookedAt]*looks{}}
+}
 
 // OutcomeStatus is what has become of what was asked.
 type OutcomeStatus string
@@ -131,13 +140,58 @@ func (s *Approvals) Ask(ctx context.Context, call authz.Call, a Ask) (Outcome, e
 	return Outcome{}, latchkey.Errorf(latchkey.Conflict, "pending_request_exists", "the same is being asked for, and decided, at this moment; ask again")
 }
 
+type lookedAt struct{ customer, request string }
+
+// looks are those at one request, one at a time: of all that wait for it and are
+// woken together one reads, and the others have what it read.
+type looks struct {
+	by    int // that are in Look
+	begun atomic.Uint64
+
+	turn sync.Mutex
+	done uint64 // number of the one that out is of
+	out  Outcome
+}
+
 // Look says what has become of a request of which Ask said that it waits.
 func (s *Approvals) Look(ctx context.Context, call authz.Call, request string) (Outcome, error) {
+	at := lookedAt{call.Customer.ID, request}
+	s.mu.Lock()
+	l := s.looks[at]
+	if l == nil {
+		l = &looks{}
+		s.looks[at] = l
+	}
+	l.by++
+	s.mu.Unlock()
+	defer func() {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		if l.by--; l.by == 0 {
+			delete(s.looks, at)
+		}
+	}()
+
+	before := l.begun.Load()
+	l.turn.Lock()
+	defer l.turn.Unlock()
+	if l.done > before { // it began after this call did
+		return l.out, nil
+	}
+	n := l.begun.Add(1)
+	out, err := s.look(ctx, &call, request)
+	if err == nil {
+		l.done, l.out = n, out
+	}
+	return out, err
+}
+
+func (s *Approvals) look(ctx context.Context, call *authz.Call, request string) (Outcome, error) {
 	r, err := s.cfg.Record.Request(ctx, call.Customer.ID, request)
 	if err != nil {
 		return Outcome{}, err
 	}
-	out, err := s.outcome(ctx, &call, &r)
+	out, err := s.outcome(ctx, call, &r)
 	if err == nil && out.Status == OutcomeDenied {
 		_, err = s.cfg.Record.Fulfil(ctx, call.Customer.ID, r.PendingKey(), r.ID) // it is told now
 	}

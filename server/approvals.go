@@ -22,15 +22,16 @@ func (s *Server) askApproval(r *request) error {
 	if err != nil {
 		return err
 	}
-	out, err := withContext(r, func(ctx context.Context) (access.Outcome, error) {
+	out, err := aside(r, func(ctx context.Context) (access.Outcome, error) {
 		return s.cfg.Approvals.Ask(ctx, r.call(), ask)
 	})
 	if err != nil {
 		return err
 	}
 	if id := out.Request; out.Status == access.OutcomeWaiting && seconds > 0 {
+		r.body, r.doc = "", strictjson.Doc{} // nothing is kept for a minute that nobody reads
 		err = r.awaitRequest(id, time.Duration(seconds)*time.Second, func() (bool, latchkey.Instant, error) {
-			now, err := withContext(r, func(ctx context.Context) (access.Outcome, error) {
+			now, err := aside(r, func(ctx context.Context) (access.Outcome, error) {
 				return s.cfg.Approvals.Look(ctx, r.call(), id)
 			})
 			if err == nil {
@@ -46,10 +47,23 @@ func (s *Server) askApproval(r *request) error {
 	return r.json(http.StatusOK)
 }
 
-func withContext[T any](r *request, do func(context.Context) (T, error)) (T, error) {
-	ctx, cancel := r.context()
-	defer cancel()
-	return do(ctx)
+// aside calls do with the route's deadline, on a stack of its own: that of the
+// connection, which waits for a minute with it, stays as small as an idle one's.
+func aside[T any](r *request, do func(context.Context) (T, error)) (out T, err error) {
+	var failed any
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		defer func() { failed = recover() }()
+		ctx, cancel := r.context()
+		defer cancel()
+		out, err = do(ctx)
+	}()
+	<-done
+	if failed != nil {
+		panic(failed) // for who answers for the request
+	}
+	return out, err
 }
 
 func appendOutcome(b []byte, o *access.Outcome, now latchkey.Instant) []byte {
