@@ -39,6 +39,7 @@ func (s *openapiServer) accessRequests(people openapiPeople, task string) (templ
 	s.t.Helper()
 	_, boss := s.person("req-boss", "admin")
 	dora, approver := s.person("req-dora", "user")
+	s.approver = approver
 	alice, requester := s.person("req-alice", "user")
 	_, stranger := s.person("req-eve", "user")
 	send := func(operation, path, key, body string, want int, headers ...string) []byte {
