@@ -205,7 +205,7 @@ func (t *Tokens) other(ctx context.Context, call authz.Call, id string) (authz.P
 // Revoke ends a token, of the caller or of a person whose credentials the caller
 // may end. From its return on no request that starts later is accepted by it.
 func (t *Tokens) Revoke(ctx context.Context, call authz.Call, person, id string) error {
-	change := authz.Change{}
+	var change authz.Change
 	var owner authz.Person
 	if person == "" || call.Person != nil && person == call.Person.ID {
 		if err := t.May(&call.Caller); err != nil {

@@ -142,7 +142,7 @@ func (t *tx) taken(ctx context.Context, p *authz.Person) error {
 			continue
 		}
 		var n int
-		err := t.QueryRowContext(ctx, `SELECT count(*) FROM persons WHERE customer_id = $1 AND `+by.column+` = $2 AND id <> $3`, //nolint:gosec // a column of our own
+		err := t.QueryRowContext(ctx, `SELECT count(*) FROM persons WHERE customer_id = $1 AND `+by.column+` = $2 AND id <> $3`,
 			t.chain, by.value, p.ID).Scan(&n)
 		if err != nil {
 			return fmt.Errorf("look for a person's name: %w", err)
@@ -197,7 +197,7 @@ func (t *tx) touchPerson(p *authz.Person) {
 // touchPersons is touchPerson for those that a query selects by ids of persons;
 // past as many as are told of one by one it stops.
 func (t *tx) touchPersons(ctx context.Context, ids string, args ...any) error {
-	found, err := t.QueryContext(ctx, `SELECT `+personColumns+` FROM persons p WHERE p.id IN (`+ids+`) ORDER BY p.id LIMIT `+strconv.Itoa(maxTouched+1), args...) //nolint:gosec // a query of our own
+	found, err := t.QueryContext(ctx, `SELECT `+personColumns+` FROM persons p WHERE p.id IN (`+ids+`) ORDER BY p.id LIMIT `+strconv.Itoa(maxTouched+1), args...)
 	list, err := collect(found, err, scanPerson)
 	if err != nil {
 		return fmt.Errorf("read whom a change touches: %w", err)
@@ -219,7 +219,7 @@ func (t *tx) proves(ctx context.Context, by *authz.Caller, at latchkey.Instant) 
 	const active = `SELECT count(*) FROM persons p JOIN customers c ON c.id = p.customer_id AND c.deleted_at = $1
 		WHERE p.id = $2 AND p.active = 1 AND p.type = $3 AND EXISTS (`
 	args := []any{int64(latchkey.Never), by.Person.ID, string(by.Person.Type)}
-	switch by.Proof.Kind {
+	switch by.Proof.Kind { //nolint:exhaustive // nothing else proves a person
 	case authz.PersonalTokenCredential:
 		err = t.QueryRowContext(ctx, active+`SELECT 1 FROM person_secrets s WHERE s.kid = $4 AND s.person_id = p.id AND s.kind = 'token' AND s.ends_at > $5)`,
 			append(args, by.Proof.Kid.String(), int64(at))...).Scan(&n)
@@ -271,6 +271,7 @@ func (t *tx) KeysOf(ctx context.Context, person string) ([]authz.KeyID, error) {
 	return list, nil
 }
 
+//nolint:gosec // names of columns
 const personSecretColumns = `s.kid, s.id, s.person_id, s.customer_id, s.kind, s.name, s.digest, s.pepper, s.created_at, s.ends_at`
 
 // secretScan receives the columns of a secret.
