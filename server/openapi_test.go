@@ -1414,7 +1414,9 @@ func (s *openapiServer) people(full openapiKey) (ids openapiPeople) {
 	s.send(openapiCall{operation: "DELETE " + member, path: at, key: s.root, headers: openapiAcme}, 404)
 	s.send(openapiCall{operation: "PUT " + member, path: at, key: s.root, headers: openapiAcme}, 200)
 	s.send(openapiCall{operation: "PUT " + member, path: "/v1/groups/" + openapiNone + "/members/bot", key: s.root, headers: openapiAcme}, 404)
-	for kind, id := range map[string]string{"entitlements": ids.entitlement, "applications": ids.application} {
+	s.send(openapiCall{operation: "POST /v1/access-request-templates", key: s.root, headers: openapiAcme, body: `{"name":"of people","app_id":"` + ids.application + `","mapping_ids":["` +
+		ids.entitlement + `"],"allowed_durations":[60],"approver_group_ids":["` + ids.group + `"]}`}, 201)
+	for kind, id := range map[string]string{"entitlements": ids.entitlement, "applications": ids.application, "groups": ids.group} {
 		s.send(openapiCall{operation: "DELETE /v1/" + kind + "/{id}", path: "/v1/" + kind + "/" + id, key: s.root, headers: openapiAcme}, 409)
 	}
 	for kind, body := range map[string]string{"entitlements": entitlement("gone"), "applications": `{"name":"gone"}`, "groups": `{"name":"gone"}`} {
