@@ -19,6 +19,7 @@ type CLI struct {
 	Tasks        TasksCmd                  `cmd:"" help:"Keep the tasks that events of requests run, and see their runs."`
 	Secrets      SecretsCmd                `cmd:"" help:"Keep what scripts of tasks read."`
 	Templates    TemplatesCmd              `cmd:"" help:"Keep the templates of what may be asked for."`
+	Webhooks     WebhooksCmd               `cmd:"" help:"Tell others what happens to access requests."`
 	Users        UsersCmd                  `cmd:"" help:"Make, show, change and deactivate persons, and give them claim codes."`
 	Tokens       TokensCmd                 `cmd:"" help:"Make, list and revoke personal tokens of your own."`
 	Groups       GroupsCmd                 `cmd:"" help:"Make, show and change groups of persons."`
