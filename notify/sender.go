@@ -85,6 +85,11 @@ func NewSender(cfg SenderConfig) *Sender {
 		ended:    prometheus.NewCounterVec(prometheus.CounterOpts{Name: "latchkey_deliveries_total", Help: "Deliveries that ended, by channel and status: delivered or dead."}, []string{"channel", "status"}),
 		duration: prometheus.NewHistogram(prometheus.HistogramOpts{Name: "latchkey_delivery_attempt_seconds", Help: "Time that an attempt took.", Buckets: []float64{.01, .03, .1, .3, 1, 3, 10, 30}}),
 	}
+	for _, channel := range []deliveries.Channel{deliveries.ByWebhook, deliveries.ByEmail} { // there from the start, so that a first one is a rise
+		s.attempts.WithLabelValues(string(channel), deliveries.OK)
+		s.ended.WithLabelValues(string(channel), string(deliveries.Delivered))
+		s.ended.WithLabelValues(string(channel), string(deliveries.Dead))
+	}
 	cfg.Registry.MustRegister(s.attempts, s.ended, s.duration, prometheus.NewGaugeFunc(prometheus.GaugeOpts{
 		Name: "latchkey_delivery_attempts_running", Help: "Attempts that are under way."}, func() float64 {
 		s.mu.Lock()
