@@ -353,7 +353,7 @@ func (s *Requests) Revoke(ctx context.Context, call authz.Call, id, reason strin
 	if err := textAllowed(reason, "/reason"); err != nil {
 		return Request{}, err
 	}
-	return s.revoke(ctx, call, id, func(ctx context.Context, tx Tx) (Request, Revoke, error) {
+	return s.revoke(ctx, call, func(ctx context.Context, tx Tx) (Request, Revoke, error) {
 		r, present, groups, err := s.found(ctx, tx, &call, id)
 		if err != nil {
 			return r, Revoke{}, err
@@ -376,7 +376,7 @@ func (s *Requests) Revoke(ctx context.Context, call authz.Call, id, reason strin
 }
 
 // revoke makes the change that ends a request and its grant.
-func (s *Requests) revoke(ctx context.Context, call authz.Call, id string, with func(context.Context, Tx) (Request, Revoke, error)) (r Request, err error) {
+func (s *Requests) revoke(ctx context.Context, call authz.Call, with func(context.Context, Tx) (Request, Revoke, error)) (r Request, err error) {
 	var seq int64
 	err = s.cfg.Record.Change(ctx, call.Change(func() any { return r }), func(tx Tx) (audit.Draft, error) {
 		found, e, err := with(ctx, tx)

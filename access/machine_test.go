@@ -84,6 +84,7 @@ func TestStep_IsTheModel(t *testing.T) {
 			m.start = morning + latchkey.Instant(rapid.IntRange(-5, 20).Draw(t, "start"))*minute
 			m.end = max(m.start, morning) + latchkey.Instant(rapid.IntRange(1, 20).Draw(t, "length"))*minute
 			w = &access.Window{Start: m.start, End: m.end}
+		case access.Permanent:
 		}
 		escalates := morning + latchkey.Instant(rapid.IntRange(1, 20).Draw(t, "escalates"))*minute
 		r := newRequest(m.k, ttl, m.kind, m.minutes, w, morning, escalates)

@@ -2,6 +2,7 @@ package access_test
 
 import (
 	"context"
+	"errors"
 	"flag"
 	"fmt"
 	"slices"
@@ -218,7 +219,7 @@ func TestTrigger_FailureLeavesItPending(t *testing.T) {
 		w.trigger = func(context.Context, access.TriggerEvent) error { return failure }
 		_, err := w.requests.Approve(t.Context(), w.as("bob"), r.ID, access.Verdict{})
 		w.refused(err, code)
-		if e, ok := err.(*latchkey.Error); !ok || strings.Contains(e.Public, "lkp1_") {
+		if e, ok := errors.AsType[*latchkey.Error](err); !ok || strings.Contains(e.Public, "lkp1_") {
 			t.Errorf("the failure is shown: %v", err)
 		}
 		got := w.read(r)

@@ -126,7 +126,7 @@ func (s *Requests) Pending(ctx context.Context, call authz.Call, q Query) ([]Req
 			switch {
 			case !r.decides(&t, groups, call.IsAdmin()),
 				slices.ContainsFunc(r.Approvals, func(v Vote) bool { return v.By.ID == me }),
-				(me == r.Requester.ID || me == r.Beneficiary.ID) && !(r.Snapshot.Template.AllowSelfApproval && t.AllowSelfApproval):
+				(me == r.Requester.ID || me == r.Beneficiary.ID) && (!r.Snapshot.Template.AllowSelfApproval || !t.AllowSelfApproval):
 				continue
 			}
 			if list = append(list, *r); len(list) == q.Limit {

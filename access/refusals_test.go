@@ -1,6 +1,7 @@
 package access_test
 
 import (
+	"errors"
 	"slices"
 	"strings"
 	"testing"
@@ -108,7 +109,7 @@ func TestSubmit_Refuses(t *testing.T) {
 				t.Fatalf("submitted: %+v", r)
 			}
 			w.refused(err, tt.code)
-			if e, ok := err.(*latchkey.Error); tt.at != "" && (!ok || !slices.ContainsFunc(e.Faults, func(f latchkey.Fault) bool { return f.Pointer == tt.at })) {
+			if e, ok := errors.AsType[*latchkey.Error](err); tt.at != "" && (!ok || !slices.ContainsFunc(e.Faults, func(f latchkey.Fault) bool { return f.Pointer == tt.at })) {
 				t.Errorf("no fault at %s: %v", tt.at, err)
 			}
 		})

@@ -1,6 +1,7 @@
 package access_test
 
 import (
+	"errors"
 	"slices"
 	"strings"
 	"testing"
@@ -63,7 +64,7 @@ func TestTemplate_Refuses(t *testing.T) {
 			tt.change(&tm)
 			_, _, err := w.templates.Create(t.Context(), w.as("root"), tm)
 			w.refused(err, tt.code)
-			if e, ok := err.(*latchkey.Error); !ok || !slices.ContainsFunc(e.Faults, func(f latchkey.Fault) bool { return f.Pointer == tt.at }) {
+			if e, ok := errors.AsType[*latchkey.Error](err); !ok || !slices.ContainsFunc(e.Faults, func(f latchkey.Fault) bool { return f.Pointer == tt.at }) {
 				t.Errorf("no fault at %s: %v", tt.at, err)
 			}
 		})
