@@ -329,10 +329,10 @@ func TestProviders_WhatIsNoAnswerIsUnknown(t *testing.T) {
 	}
 }
 
-type slow struct{ asked chan struct{} }
+type slow struct{}
 
 func (slow) Name() string { return "pagerduty" }
-func (s slow) Ask(ctx context.Context, _ *notify.OnCallQuestion) (notify.OnCallState, error) {
+func (slow) Ask(ctx context.Context, _ *notify.OnCallQuestion) (notify.OnCallState, error) {
 	<-ctx.Done()
 	return notify.OnCallState{}, ctx.Err()
 }

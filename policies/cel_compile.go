@@ -149,7 +149,7 @@ func (c *celCompiler) rule(pointer, text string) {
 	}
 	info := ast.NativeRep().SourceInfo()
 	root := ast.NativeRep().Expr()
-	if t := ast.OutputType(); !t.IsExactType(cel.BoolType) && !(c.dynamic && t.IsExactType(cel.DynType)) {
+	if t := ast.OutputType(); !t.IsExactType(cel.BoolType) && (!c.dynamic || !t.IsExactType(cel.DynType)) {
 		detail := "the expression is of type " + t.String() + ", want bool"
 		if t.IsExactType(cel.DynType) {
 			detail = "the expression may be of any type; write == true"

@@ -143,15 +143,15 @@ func (b jobBody) flag(member string) bool {
 	}
 }
 
-// number reads a whole number from least.
-func (b jobBody) number(member string, otherwise, least int) int {
+// number reads a whole number from 1.
+func (b jobBody) number(member string, otherwise int) int {
 	v := b.v.Get(member)
 	if absent(v) {
 		return otherwise
 	}
 	n, err := strconv.Atoi(v.Raw())
-	if v.Kind() != strictjson.Number || err != nil || n < least {
-		b.fault(member, "out_of_range", "want a whole number from "+strconv.Itoa(least))
+	if v.Kind() != strictjson.Number || err != nil || n < 1 {
+		b.fault(member, "out_of_range", "want a whole number from 1")
 		return otherwise
 	}
 	return n
@@ -191,8 +191,8 @@ func (b jobBody) time(member string) latchkey.Instant {
 // page reads Args: which part of a list is wanted.
 func (b jobBody) page() (from, most int) {
 	args := b.object("Args")
-	number, size := args.number("PageNumber", 1, 1), args.number("PageSize", 100, 1)
-	size = min(size, args.number("Limit", size, 1), maxJobs)
+	number, size := args.number("PageNumber", 1), args.number("PageSize", 100)
+	size = min(size, args.number("Limit", size), maxJobs)
 	if number > maxJobs { // beyond the end of every list
 		number = maxJobs
 	}
@@ -332,7 +332,7 @@ func (b jobBody) assignment(in *access.Submission) {
 	case "window":
 		in.Assignment, in.Window = access.InWindow, &access.Window{Start: b.time("StartTime"), End: b.time("EndTime")}
 	case "", "temporary":
-		in.Assignment, in.Duration = access.Temporary, access.Minutes(b.number("GrantMin", 0, 1))
+		in.Assignment, in.Duration = access.Temporary, access.Minutes(b.number("GrantMin", 0))
 	case "permanent", "perm":
 		in.Assignment = access.Permanent
 	default:

@@ -43,6 +43,6 @@ func run() error {
 	if err != nil {
 		return err
 	}
-	fmt.Println("duty listens on", ln.Addr())
+	fmt.Fprintln(os.Stdout, "duty listens on", ln.Addr())
 	return (&http.Server{Handler: fake, ReadHeaderTimeout: 5 * time.Second}).Serve(ln)
 }
