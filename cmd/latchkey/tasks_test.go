@@ -8,6 +8,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"os"
+	"path/filepath"
 	"strings"
 	"syscall"
 	"testing"
@@ -151,36 +152,20 @@ func (o *office) settled(task string, n int) []gjson.Result {
 	}
 }
 
-const slackScript = `package task
-
-import (
-    "bytes"
-    "config"
-    "encoding/json"
-    "idp"
-    "net/http"
-    "strings"
-)
-
-func Run() (string, error) {
-    requestID := config.Get("request_id")
-    requesterEmail := config.Get("requester_email")
-    templateName := config.Get("template_name")
-
-    approvers, _ := idp.GetAccessRequestApprovers(requestID)
-    emails := make([]string, len(approvers))
-    for i, a := range approvers {
-        emails[i] = a.Email
-    }
-
-    msg := templateName + " access requested by " + requesterEmail +
-        " — approvers: " + strings.Join(emails, ", ")
-
-    body, _ := json.Marshal(map[string]string{"text": msg})
-    http.Post(secrets.Get("SLACK_WEBHOOK"), "application/json", bytes.NewReader(body))
-    return "notified", nil
+// documented is a script of docs/tasks.md.
+func documented(t *testing.T, name string) string {
+	t.Helper()
+	page, err := os.ReadFile(filepath.Join("..", "..", "docs", "tasks.md"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, rest, found := strings.Cut(string(page), "```go "+name+"\n")
+	script, _, ended := strings.Cut(rest, "```")
+	if !found || !ended {
+		t.Fatalf("docs/tasks.md has no %s", name)
+	}
+	return script
 }
-`
 
 // The whole way: a script that an event runs tells a chat of a request, by the
 // secret that it may read and through the guard.
@@ -189,7 +174,7 @@ func TestTasks_AScriptTellsAChat(t *testing.T) {
 	chat := receive(t)
 	o := openOffice(t, "--enable-script-tasks", "--allow-outbound", "127.0.0.0/8")
 	o.must(200, o.root, "PUT", "/v1/secrets/SLACK_WEBHOOK", map[string]any{"value": chat.URL + "/services/T0/B0"})
-	slack := o.task(map[string]any{"name": "slack", "task_type": "script", "schedule_type": "once", "script": slackScript, "secrets": []string{"SLACK_WEBHOOK"}})
+	slack := o.task(map[string]any{"name": "slack", "task_type": "script", "schedule_type": "once", "script": documented(t, "slack.go"), "secrets": []string{"SLACK_WEBHOOK"}})
 	log := o.task(map[string]any{"name": "log", "task_type": "script", "script": `package task
 import "fmt"
 func Run() (string, error) { fmt.Println(config.Get("trigger_event"), config.Get("request_status"), config.Get("justification")); return "", nil }
