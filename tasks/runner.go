@@ -75,6 +75,8 @@ type RunnerConfig struct {
 	// Troubled is told what went wrong with the machinery, not with a task; may be
 	// nil.
 	Troubled func(ctx context.Context, what string, err error)
+	// Failed is told of each attempt that failed, with its outcome; may be nil.
+	Failed func(ctx context.Context, run Run)
 }
 
 // Runner makes runs of events, and runs them. Several processes may run one each:
@@ -284,7 +286,15 @@ func (r *Runner) attempt(ctx context.Context, run Run) {
 		}
 	}
 	run = run.After(o, task.MaxRetries, r.cfg.Now(), rand.Float64())
+	r.ended(ctx, run)
+}
+
+// ended counts, tells of and writes what became of a run.
+func (r *Runner) ended(ctx context.Context, run Run) {
 	r.count(&run)
+	if run.Error != "" && r.cfg.Failed != nil {
+		r.cfg.Failed(ctx, run)
+	}
 	r.finish(ctx, run)
 }
 
@@ -356,8 +366,7 @@ func (r *Runner) Before(ctx context.Context, e access.TriggerEvent) error {
 		o.TimedOut, o.Error = true, "the task took longer than whoever approves can wait"
 	}
 	run = run.After(o, 0, r.cfg.Now(), 0)
-	r.count(&run)
-	r.finish(ctx, run)
+	r.ended(ctx, run)
 	switch {
 	case o.Error == "":
 		return nil

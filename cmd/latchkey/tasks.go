@@ -62,6 +62,11 @@ func (n *node) openTasks(ctx context.Context, scripts bool, cfg *server.Config) 
 		Troubled: func(_ context.Context, what string, err error) {
 			n.log.Warn("background", "job", "tasks", "doing", what, "error", err.Error())
 		},
+		// What a script says of its failure is with the run, for those who may read it.
+		Failed: func(_ context.Context, run tasks.Run) {
+			n.log.Warn("task_failed", "customer", run.Customer, "task", run.Task, "run", run.ID, "event", run.Event, "access_request", run.Request,
+				"attempt", run.Attempts, "again", run.Status == tasks.Queued, "timed_out", run.TimedOut)
+		},
 	})
 	n.tasks = t
 	n.follow.Observe(func(_ string, touched authz.Touched) {
