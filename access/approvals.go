@@ -329,7 +329,7 @@ func (a *ResourceAccess) covered(entries []scopes.Entry, id string) bool {
 			actions = append(actions, e.Actions...)
 		}
 	}
-	if wanted := scopes.Permission(a.Permission); given&wanted != wanted { //nolint:gosec // 0 to 15, as saved
+	if wanted := scopes.Permission(a.Permission); given&wanted != wanted {
 		return false
 	}
 	return slices.Contains(actions, "*") || !slices.ContainsFunc(a.Actions, func(name string) bool { return !slices.Contains(actions, name) })

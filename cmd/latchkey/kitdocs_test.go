@@ -23,7 +23,7 @@ func TestDocs_ApprovalKitRunsAsItStands(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer p.end(syscall.SIGTERM) //nolint:errcheck // the test is over
+	defer p.end(syscall.SIGTERM)
 	root, err := rootKey(data)
 	if err != nil {
 		t.Fatal(err)

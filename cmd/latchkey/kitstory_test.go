@@ -122,7 +122,7 @@ func TestStory_CustomerAccessByAnApplication(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer p.end(syscall.SIGTERM) //nolint:errcheck // the test is over
+	defer p.end(syscall.SIGTERM)
 	root, err := rootKey(data)
 	if err != nil {
 		t.Fatal(err)
@@ -222,7 +222,7 @@ func TestStory_TheKitTellsWaitingFromUnknown(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer p.end(syscall.SIGTERM) //nolint:errcheck // the test is over
+	defer p.end(syscall.SIGTERM)
 	root, err := rootKey(data)
 	if err != nil {
 		t.Fatal(err)
