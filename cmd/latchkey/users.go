@@ -8,7 +8,6 @@ import (
 	"net/http"
 	"net/url"
 	"os"
-	"slices"
 	"strconv"
 	"strings"
 
@@ -274,7 +273,7 @@ type GroupsCreateCmd struct {
 
 // Run implements the command.
 func (cmd *GroupsCreateCmd) Run(ctx context.Context, g *Globals, std streams) error {
-	body := map[string]any{"name": cmd.Name, "member_ids": slices.Concat([]string{}, cmd.Members), "entitlement_ids": slices.Concat([]string{}, cmd.Entitlements)}
+	body := map[string]any{"name": cmd.Name, "member_ids": append([]string{}, cmd.Members...), "entitlement_ids": append([]string{}, cmd.Entitlements...)}
 	reply, err := cmd.call(ctx, http.MethodPost, "/v1/groups", body)
 	return showGroups(g, std.out, reply, err)
 }
