@@ -44,6 +44,9 @@ func TestAccess_EveryRouteRefusesWhoMayNot(t *testing.T) {
 	app := a.do("POST", "/v1/applications", boss.token, `{"name":"red room"}`).is(http.StatusCreated).text("id")
 	template := a.do("POST", "/v1/access-request-templates", boss.token, `{"name":"red room","app_id":"`+app+`","allowed_durations":[60]}`).is(http.StatusCreated).text("id")
 	request := a.do("POST", "/v1/access-requests", asker.token, `{"template_id":"`+template+`","requested_duration_mins":60,"justification":"the \"red\" room"}`).is(http.StatusCreated).text("id")
+	entitlement := a.do("POST", "/v1/entitlements", boss.token, `{"app_id":"`+app+`","name":"red room","entries":{"host":[{"f":"*","p":2}]}}`).is(http.StatusCreated).text("id")
+	group := a.do("POST", "/v1/groups", boss.token, `{"name":"red room","member_ids":["`+asker.id+`"]}`).is(http.StatusCreated).text("id")
+	token := a.do("GET", "/v1/personal_tokens", asker.token, "").is(http.StatusOK).text("personal_tokens.0.id")
 	before := len(a.events("default"))
 
 	// Names that exist, so that a refusal is one of the caller and not of the name.
@@ -52,6 +55,8 @@ func TestAccess_EveryRouteRefusesWhoMayNot(t *testing.T) {
 			{"/v1/access_keys/", "{id} " + victim.id}, {"/v1/policies/", "{name} secret-policy {version} 1"}, {"/v1/sets/", "{name} secret-set {value} v"},
 			{"/v1/subjects/", "{type} user {id} laura"}, {"/v1/resources/", "{kind} doc {id} diary"}, {"/v1/resource_types/", "{type} doc"},
 			{"/v1/auditing/", "{id} " + event}, {"/v1/grants/", "{id} " + grant},
+			{"/v1/users/", "{id} " + asker.id}, {"/v1/personal_tokens/", "{id} " + token}, {"/v1/groups/", "{id} " + group + " {user_id} " + asker.id},
+			{"/v1/applications/", "{id} " + app}, {"/v1/entitlements/", "{id} " + entitlement},
 			{"/v1/access-requests/", "{id} " + request}, {"/v1/access-request-templates/", "{id} " + template}, {"/api/v1/access-requests/", "{id} " + request}, {"/api/v1/access-request-templates/", "{id} " + template}, {"/v1/bundles/", "{name} default.tar.gz"}, {"/v1/customers/", "{id} foreign"}, {"/decision/", "{policy} secret-policy {path} x"},
 		} {
 			if strings.HasPrefix(path, r.under) {
