@@ -90,7 +90,7 @@ type Addresses interface {
 func ParseSettings(body strictjson.Value, addresses Addresses) (in Settings, err error) {
 	p := parser{}
 	p.object(body, "url", "task_id", "events", "headers", "compat", "compat_secret", "description")
-	in.URL, in.TaskID = p.text("url", 0, 1<<16), p.text("task_id", 0, 64)
+	in.URL, in.TaskID = p.text("url", 1<<16), p.text("task_id", 64)
 	switch {
 	case in.URL != "" && in.TaskID != "":
 		p.fault("/task_id", "one_target", "give url or task_id, not both")
@@ -109,8 +109,8 @@ func ParseSettings(body strictjson.Value, addresses Addresses) (in Settings, err
 	}
 	in.Events = p.events()
 	in.Headers = p.headers()
-	in.Compat = p.text("compat", 0, 32)
-	in.CompatSecret = p.text("compat_secret", 0, maxCompatSecret)
+	in.Compat = p.text("compat", 32)
+	in.CompatSecret = p.text("compat_secret", maxCompatSecret)
 	switch {
 	case in.Compat != "" && in.Compat != CompatIndent:
 		p.fault("/compat", "unknown_compat", `want "indent"`)
@@ -127,7 +127,7 @@ func ParseSettings(body strictjson.Value, addresses Addresses) (in Settings, err
 			p.fault("/compat", "not_for_tasks", "a task is not called by HTTP: nothing is signed")
 		}
 	}
-	in.Description = p.text("description", 0, maxDescription)
+	in.Description = p.text("description", maxDescription)
 	if strings.ContainsFunc(in.Description, unicode.IsControl) {
 		p.fault("/description", "control_character", "must not hold control characters")
 	} else if authz.ContainsToken(in.Description) {
@@ -175,8 +175,8 @@ func (p *parser) object(v strictjson.Value, known ...string) {
 	}
 }
 
-// text reads a string of so many characters, "" where it is absent.
-func (p *parser) text(name string, least, most int) string {
+// text reads a string of so many characters at most, "" where it is absent.
+func (p *parser) text(name string, most int) string {
 	v := p.members[name]
 	switch k := v.Kind(); {
 	case k == strictjson.Missing:
@@ -186,8 +186,8 @@ func (p *parser) text(name string, least, most int) string {
 		return ""
 	}
 	text := v.Text()
-	if n := utf8.RuneCountInString(text); n < least || n > most {
-		p.fault("/"+name, "wrong_length", fmt.Sprintf("want %d to %d characters", least, most))
+	if utf8.RuneCountInString(text) > most {
+		p.fault("/"+name, "too_long", fmt.Sprintf("at most %d characters", most))
 		return ""
 	}
 	return strings.Clone(text)
@@ -283,7 +283,8 @@ func validHeaderName(s string) bool {
 	}
 	for i := range len(s) {
 		c := s[i]
-		if !('a' <= c && c <= 'z' || 'A' <= c && c <= 'Z' || '0' <= c && c <= '9' || strings.IndexByte("!#$%&'*+-.^_`|~", c) >= 0) {
+		letter := 'a' <= c && c <= 'z' || 'A' <= c && c <= 'Z'
+		if !letter && (c < '0' || c > '9') && strings.IndexByte("!#$%&'*+-.^_`|~", c) < 0 {
 			return false
 		}
 	}

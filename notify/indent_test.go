@@ -68,7 +68,8 @@ func TestSender_IndentsReceiverVerifies(t *testing.T) {
 	} {
 		w.happened(deliveries.Approved, more)
 	}
-	for w.send() > 0 {
+	for n := 1; n > 0; {
+		n = w.send()
 	}
 	for _, d := range w.deliveries(hook.ID) {
 		if d.Status != deliveries.Delivered {
