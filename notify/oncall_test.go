@@ -418,3 +418,19 @@ func TestProviders_ReachNothingInsideThatTheOperatorHasNotAllowed(t *testing.T) 
 		t.Error("a redirect was followed, with the key")
 	}
 }
+
+// A person without an address is not everybody whose address a provider does not
+// tell.
+func TestProviders_AnEmptyAddressIsNobodys(t *testing.T) {
+	blank := http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		_, _ = w.Write([]byte(`{"incidents":[{"id":"1","incident_status":{"category":"live"},"incident_role_assignments":[{"role":{"name":"DBA"},"assignee":{"id":"u","email":""}}]}],` +
+			`"oncalls":[{"escalation_policy":{"id":"E"},"user":{"id":"u","email":""}}]}`))
+	})
+	q := aboutJane()
+	q.Person.Email = ""
+	for _, p := range []notify.OnCallProvider{incidentIO(t, blank), pagerDuty(t, blank)} {
+		if state, err := p.Ask(context.Background(), q); err != nil || state.Active {
+			t.Errorf("%s: %+v, %v", p.Name(), state, err)
+		}
+	}
+}

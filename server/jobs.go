@@ -39,7 +39,7 @@ func (s *Server) jobRoutes() []route {
 	}
 	return []route{
 		{method: http.MethodPost, path: "/ServerManage/GetAccountsForLogin", action: "resource.read", jobs: true, body: jsonBody, may: anyone, handle: s.listAccounts},
-		{method: http.MethodPost, path: "/JobFlow/StartJob", action: "access_request.submit", jobs: true, change: true, body: jsonBody, may: anyone, handle: s.startJob},
+		{method: http.MethodPost, path: "/JobFlow/StartJob", action: "access_request.submit", jobs: true, change: true, body: jsonBody, deadline: decisionDeadline, may: anyone, handle: s.startJob},
 		{method: http.MethodPost, path: "/JobFlow/GetJob", action: "access_request.read", jobs: true, body: jsonBody, may: anyone, handle: s.getJob},
 		{method: http.MethodPost, path: "/JobFlow/GetMyJobs", action: "access_request.read", jobs: true, body: jsonBody, may: anyone, handle: s.listJobs},
 		{method: http.MethodPost, path: "/JobFlow/Event", action: "access_request.decide", jobs: true, change: true, body: jsonBody, deadline: decisionDeadline, may: anyone, handle: s.jobEvent},
