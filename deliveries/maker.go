@@ -24,7 +24,9 @@ type Maker struct {
 }
 
 // NewMaker makes one; email says that people are told by e-mail too.
-func NewMaker(queue Queue, email bool) *Maker { return &Maker{queue: queue, email: email, looked: map[string]int64{}} }
+func NewMaker(queue Queue, email bool) *Maker {
+	return &Maker{queue: queue, email: email, looked: map[string]int64{}}
+}
 
 // stride is how many events are looked at in one go, and how far the cursor may
 // stay behind where they are not about requests.
