@@ -80,6 +80,9 @@ func (db *DB) change(ctx context.Context, c authz.Change, do func(authz.Tx) (aud
 	defer func() {
 		if err != nil { // the first failure is the one that counts
 			_ = sqltx.Rollback()
+			if errors.Is(err, sql.ErrTxDone) && ctx.Err() != nil { // it was undone for that alone
+				err = fmt.Errorf("%w: %w", ctx.Err(), err)
+			}
 			err = refine(err)
 		}
 	}()
