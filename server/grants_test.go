@@ -195,7 +195,7 @@ func TestGrants_RefuseWhatTheyCannotBeMadeOf(t *testing.T) {
 		{"entries", `{"host":[{"f":"db-1","p":3}]}`, "create_needs_all", "/entries/host/0/f"},
 		{"entries", `{"host":[{"f":"*","p":2,"r":{"filter":"x"}}]}`, "restriction_not_allowed", "/entries/host/0/r"},
 		{"entries", `{"host":[{"f":"` + token + `","p":2}]}`, "credential_in_entries", "/entries"},
-		{"entitlement_ids", `["e"]`, "unknown_member", "/entitlement_ids"},
+		{"entitlement_ids", `["e"]`, "two_rights", "/entitlement_ids"},
 		{"not_before", `null`, "wrong_type", "/not_before"},
 		{"not_before", `"tomorrow"`, "invalid_timestamp", "/not_before"},
 		{"expires_at", "", "missing_member", "/expires_at"},
