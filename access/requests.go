@@ -2,11 +2,9 @@ package access
 
 import (
 	"context"
-	"sync"
 
 	"github.com/latchkey-dev/latchkey"
 	"github.com/latchkey-dev/latchkey/authz"
-	"github.com/latchkey-dev/latchkey/feed"
 	"github.com/latchkey-dev/latchkey/scopes"
 )
 
@@ -33,65 +31,3 @@ type Requests struct{ cfg RequestsConfig }
 
 // NewRequests makes the service.
 func NewRequests(cfg RequestsConfig) *Requests { return &Requests{cfg: cfg} }
-
-// Waiters are those that wait for something to become of a request. Safe for
-// concurrent use.
-type Waiters struct {
-	mu sync.Mutex
-	of map[waiting]map[chan struct{}]struct{}
-}
-
-type waiting struct{ customer, request string }
-
-// Wait returns a channel that is closed once something became of the request, and
-// what to call when nobody listens any more. Who waits looks at the request after
-// it called Wait, since what came before is not told.
-func (w *Waiters) Wait(customer, request string) (changed <-chan struct{}, done func()) {
-	key, ch := waiting{customer, request}, make(chan struct{})
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	if w.of == nil {
-		w.of = map[waiting]map[chan struct{}]struct{}{}
-	}
-	if w.of[key] == nil {
-		w.of[key] = map[chan struct{}]struct{}{}
-	}
-	w.of[key][ch] = struct{}{}
-	return ch, func() {
-		w.mu.Lock()
-		defer w.mu.Unlock()
-		delete(w.of[key], ch)
-		if len(w.of[key]) == 0 {
-			delete(w.of, key)
-		}
-	}
-}
-
-// Observe wakes those that wait for what a change touched; it is for
-// authz.Follower.Observe.
-func (w *Waiters) Observe(chain string, t authz.Touched) {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	for _, ref := range t.Refs {
-		if ref.Kind == feed.Request {
-			w.wake(waiting{chain, ref.ID})
-		}
-	}
-	for _, kind := range t.All {
-		if kind != feed.Request {
-			continue
-		}
-		for key := range w.of {
-			if key.customer == chain {
-				w.wake(key)
-			}
-		}
-	}
-}
-
-func (w *Waiters) wake(key waiting) {
-	for ch := range w.of[key] {
-		close(ch)
-	}
-	delete(w.of, key)
-}

@@ -8,7 +8,6 @@ import (
 	"github.com/latchkey-dev/latchkey"
 	"github.com/latchkey-dev/latchkey/access"
 	"github.com/latchkey-dev/latchkey/authz"
-	"github.com/latchkey-dev/latchkey/feed"
 )
 
 // ledger is a world in which ann asks and bob, ben and cid decide.
@@ -95,44 +94,4 @@ func TestRequest_IsApprovedAndBecomesAGrantThatEnds(t *testing.T) {
 			t.Errorf("the trail: %+v, %v", report, err)
 		}
 	})
-}
-
-func TestRequest_ChangesWakeWhoWaits(t *testing.T) {
-	w, tm := ledger(t)
-	var waiters access.Waiters
-	r := w.submit("ann", ask(tm))
-	changed, done := waiters.Wait(w.customer.ID, r.ID)
-	defer done()
-	other, quit := waiters.Wait(w.customer.ID, id("another"))
-	defer quit()
-	before, err := w.db.Position(t.Context(), w.customer.ID)
-	if err != nil {
-		t.Fatal(err)
-	}
-	w.approve("bob", r)
-	list, err := w.db.Changes(t.Context(), w.customer.ID, before.Seq, 10)
-	if err != nil {
-		t.Fatal(err)
-	}
-	select {
-	case <-changed:
-		t.Fatal("woken before anything was told")
-	default:
-	}
-	for _, touched := range list {
-		waiters.Observe(w.customer.ID, touched)
-	}
-	select {
-	case <-changed:
-	default:
-		t.Errorf("nobody was woken by %+v", list)
-	}
-	waiters.Observe(w.customer.ID, authz.Touched{All: []feed.Kind{feed.Policy}})
-	select {
-	case <-other:
-		t.Error("woken by what does not concern it")
-	default:
-	}
-	waiters.Observe(w.customer.ID, authz.Touched{All: []feed.Kind{feed.Request}})
-	<-other
 }

@@ -587,7 +587,7 @@ func (f *Follower) applyCustomer(ctx context.Context, c *followed, touched map[f
 			}
 		case feed.Customer: // above
 		case feed.Policy, feed.Set: // below
-		case feed.Secret, feed.Type, feed.Root: // nothing of it is in memory, or not here
+		case feed.Secret, feed.Type, feed.Root, feed.Request: // nothing of it is in memory, or not here
 		}
 		if err != nil {
 			failed[ref] = err

@@ -18,13 +18,13 @@ const maxGrantReason = 500
 // NewGrant is what a grant is made of.
 type NewGrant struct {
 	// Subject is as given: an access key by its id or a handle.
-	Subject   EntityRef
-	Entries   string // canonical JSON object: resource type → entries
+	Subject EntityRef
+	Entries string // canonical JSON object: resource type → entries
 	// Entitlements are ids of those that it is made of, in place of Entries.
 	Entitlements []string
-	Reason    string
-	NotBefore latchkey.Instant
-	ExpiresAt latchkey.Instant
+	Reason       string
+	NotBefore    latchkey.Instant
+	ExpiresAt    latchkey.Instant
 }
 
 // maxEntitlements of one grant.

@@ -356,7 +356,7 @@ func (s *Sender) redact(text string, secrets *deliveries.Secrets) string {
 func retryAfter(resp *http.Response, now latchkey.Instant) time.Duration {
 	text := resp.Header.Get("Retry-After")
 	if seconds, err := strconv.ParseUint(text, 10, 31); err == nil {
-		return time.Duration(seconds) * time.Second //nolint:gosec // 31 bits
+		return time.Duration(seconds) * time.Second
 	}
 	if at, err := http.ParseTime(text); err == nil {
 		return max(0, at.Sub(now.Time()))

@@ -146,7 +146,6 @@ func (db *DB) SubjectIDs(ctx context.Context, customer, typ, after string, now l
 	if typ == authz.SubjectUser {
 		persons = `UNION SELECT id FROM persons WHERE customer_id = $1 AND id > $3 AND active <> 0`
 	}
-	//nolint:gosec // what is put together is written above
 	rows, err := db.read.QueryContext(ctx, `SELECT id FROM subjects WHERE customer_id = $1 AND type = $2 AND id > $3
 		UNION SELECT subject_id AS id FROM grants WHERE customer_id = $1 AND subject_type = $2 AND subject_id > $3 AND expires_at > $4 AND revoked_at = $5
 		`+persons+` ORDER BY id LIMIT $6`, customer, typ, after, int64(now), int64(latchkey.Never), limit)

@@ -91,7 +91,6 @@ func standingOf(list []personStanding) (all []authz.Standing) {
 
 // standing reads what groups give to persons, who are selected by members m.
 func standing(ctx context.Context, q rows, members string, args ...any) ([]personStanding, error) {
-	//nolint:gosec // what is put together is written in this file
 	found, err := q.QueryContext(ctx, `SELECT m.person_id, e.id, e.name, e.entries, g.id, g.name FROM group_members m
 		JOIN groups g ON g.id = m.group_id
 		JOIN group_entitlements b ON b.group_id = g.id

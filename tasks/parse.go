@@ -154,7 +154,7 @@ func (f *faults) names(v strictjson.Value, at string) []string {
 	for i, e := range v.Elements() {
 		switch name := strings.Clone(e.Text()); {
 		case e.Kind() != strictjson.String || !ValidSecretName(name):
-			f.add(strictjson.PointerIndex(at, i), "invalid_name", secretNameRule)
+			f.add(strictjson.PointerIndex(at, i), "invalid_name", namingRule)
 		case slices.Contains(list, name):
 			f.add(strictjson.PointerIndex(at, i), "duplicate", "is named twice")
 		case len(list) == maxTaskSecrets:
@@ -168,7 +168,7 @@ func (f *faults) names(v strictjson.Value, at string) []string {
 	return list
 }
 
-const secretNameRule = "want 1 to 64 of A-Z, a-z, 0-9 and _, the first not a digit"
+const namingRule = "want 1 to 64 of A-Z, a-z, 0-9 and _, the first not a digit"
 
 // ValidSecretName reports whether a secret can be called so.
 func ValidSecretName(s string) bool {

@@ -223,7 +223,7 @@ func secretLabel(customer, name string) vault.Label {
 
 func checkSecretName(name string) error {
 	if !ValidSecretName(name) {
-		return latchkey.InvalidFaults(latchkey.Fault{Pointer: "path:name", Code: "invalid_name", Detail: secretNameRule})
+		return latchkey.InvalidFaults(latchkey.Fault{Pointer: "path:name", Code: "invalid_name", Detail: namingRule})
 	}
 	return nil
 }

@@ -8,6 +8,7 @@ import (
 	"net/http"
 	"net/url"
 	"os"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -482,18 +483,19 @@ func (cmd *EntitlementsCreateCmd) Run(ctx context.Context, g *Globals, std strea
 // filesInto puts files of JSON into a body, given as pairs of member and path;
 // an empty path is none.
 func filesInto(body map[string]any, std streams, pairs ...string) error {
-	for i := 0; i < len(pairs); i += 2 {
-		if pairs[i+1] == "" {
+	for pair := range slices.Chunk(pairs, 2) {
+		member, path := pair[0], pair[1]
+		if path == "" {
 			continue
 		}
-		text, err := readInput(pairs[i+1], std.in)
+		text, err := readInput(path, std.in)
 		if err != nil {
 			return err
 		}
 		if !gjson.ValidBytes(text) {
-			return usage("%s is not JSON", pairs[i+1])
+			return usage("%s is not JSON", path)
 		}
-		body[pairs[i]] = json.RawMessage(text)
+		body[member] = json.RawMessage(text)
 	}
 	return nil
 }

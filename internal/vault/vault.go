@@ -175,7 +175,7 @@ func KeyOf(box []byte) (KeyID, error) {
 func (l Label) bind(head []byte) []byte {
 	b := append([]byte("latchkey vault\x00"), head...)
 	for _, part := range []string{l.Customer, l.Kind, l.Owner, l.Name} {
-		b = binary.BigEndian.AppendUint32(b, uint32(len(part))) //nolint:gosec // names are short
+		b = binary.BigEndian.AppendUint32(b, uint32(len(part)))
 		b = append(b, part...)
 	}
 	return b
