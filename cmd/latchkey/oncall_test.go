@@ -48,6 +48,13 @@ func startRequesters(t *testing.T, env []string, args ...string) *requesters {
 	if s.root, err = rootKey(data); err != nil {
 		t.Fatal(err)
 	}
+	s.people()
+	return s
+}
+
+// people makes those who ask and decide.
+func (s *requesters) people() {
+	s.t.Helper()
 	person := func(name string) string {
 		made := s.call(s.root, "/v1/users", 201, map[string]any{"username": name, "email": name + "@example.com", "name": name})
 		s.ids[name] = made.Get("id").String()
@@ -55,7 +62,6 @@ func startRequesters(t *testing.T, env []string, args ...string) *requesters {
 	}
 	s.jane, s.boss = person("jane"), person("boss")
 	s.app = s.call(s.root, "/v1/applications", 201, map[string]any{"name": "servers"}).Get("id").String()
-	return s
 }
 
 // claim exchanges a claim code, which is a credential of its own, for a token.
