@@ -47,6 +47,9 @@ func TestAccess_EveryRouteRefusesWhoMayNot(t *testing.T) {
 	entitlement := a.do("POST", "/v1/entitlements", boss.token, `{"app_id":"`+app+`","name":"red room","entries":{"host":[{"f":"*","p":2}]}}`).is(http.StatusCreated).text("id")
 	group := a.do("POST", "/v1/groups", boss.token, `{"name":"red room","member_ids":["`+asker.id+`"]}`).is(http.StatusCreated).text("id")
 	token := a.do("GET", "/v1/personal_tokens", asker.token, "").is(http.StatusOK).text("personal_tokens.0.id")
+	task := a.do("POST", "/v1/tasks", boss.token, `{"name":"red","task_type":"webhook","url":"https://example.com/"}`).is(http.StatusCreated).text("id")
+	a.do("PUT", "/v1/secrets/RED", boss.token, `{"value":"the \"red\" room"}`).is(http.StatusOK)
+	webhook := a.do("POST", "/v1/webhooks", boss.token, `{"url":"https://example.com/","events":["access_request.approved"]}`).is(http.StatusCreated).text("id")
 	before := len(a.events("default"))
 
 	// Names that exist, so that a refusal is one of the caller and not of the name.
@@ -56,6 +59,7 @@ func TestAccess_EveryRouteRefusesWhoMayNot(t *testing.T) {
 			{"/v1/subjects/", "{type} user {id} laura"}, {"/v1/resources/", "{kind} doc {id} diary"}, {"/v1/resource_types/", "{type} doc"},
 			{"/v1/auditing/", "{id} " + event}, {"/v1/grants/", "{id} " + grant},
 			{"/v1/users/", "{id} " + asker.id}, {"/v1/personal_tokens/", "{id} " + token}, {"/v1/groups/", "{id} " + group + " {user_id} " + asker.id},
+			{"/v1/tasks/", "{id} " + task}, {"/v1/secrets/", "{name} RED"}, {"/v1/webhooks/", "{id} " + webhook + " {delivery} " + task},
 			{"/v1/applications/", "{id} " + app}, {"/v1/entitlements/", "{id} " + entitlement},
 			{"/v1/access-requests/", "{id} " + request}, {"/v1/access-request-templates/", "{id} " + template}, {"/api/v1/access-requests/", "{id} " + request}, {"/api/v1/access-request-templates/", "{id} " + template}, {"/v1/bundles/", "{name} default.tar.gz"}, {"/v1/customers/", "{id} foreign"}, {"/decision/", "{policy} secret-policy {path} x"},
 		} {

@@ -1427,7 +1427,8 @@ func (s *openapiServer) people(full openapiKey) (ids openapiPeople) {
 		op := "GET /v1/users/{id}/" + what
 		s.send(openapiCall{operation: op, path: "/v1/users/" + ids.user + "/" + what, key: s.root, headers: openapiAcme}, 200)
 		s.send(openapiCall{operation: op, path: "/v1/users/self/" + what, key: token}, 200)
-		s.send(openapiCall{operation: op, path: "/v1/users/" + ids.user + "/" + what, key: full.secret}, 404)
+		s.send(openapiCall{operation: op, path: "/v1/users/" + ids.user + "/" + what, key: full.secret}, 403)
+		s.send(openapiCall{operation: op, path: "/v1/users/" + openapiNone + "/" + what, key: s.root, headers: openapiAcme}, 404)
 	}
 	return ids
 }

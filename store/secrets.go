@@ -105,6 +105,34 @@ func (db *DB) OpenVault(ctx context.Context, v *vault.Vault, now latchkey.Instan
 	}
 }
 
+// ForgetSecrets deletes the secrets that the vault has no key for, and returns how
+// many they were.
+func (db *DB) ForgetSecrets(ctx context.Context, v *vault.Vault) (lost int64, err error) {
+	found, err := db.write.QueryContext(ctx, `SELECT DISTINCT key_id FROM sealed_secrets`)
+	keys, err := collect(found, err, scanText)
+	if err != nil {
+		return 0, refine(fmt.Errorf("read the keys of secrets: %w", err))
+	}
+	for _, key := range keys {
+		if v.Knows(vault.KeyID(key)) {
+			continue
+		}
+		res, err := db.write.ExecContext(ctx, `DELETE FROM sealed_secrets WHERE key_id = $1 AND customer_id <> $2`, key, audit.SystemChain)
+		if err != nil {
+			return lost, refine(fmt.Errorf("delete secrets that nothing opens: %w", err))
+		}
+		n, err := res.RowsAffected()
+		if err != nil {
+			return lost, refine(err)
+		}
+		lost += n
+		if _, err := db.write.ExecContext(ctx, `DELETE FROM sealed_secrets WHERE key_id = $1`, key); err != nil { // the mark
+			return lost, refine(fmt.Errorf("delete the mark of another vault: %w", err))
+		}
+	}
+	return lost, nil
+}
+
 // reseal seals some secrets anew that are not under the first key, and returns
 // how many it found.
 func (db *DB) reseal(ctx context.Context, v *vault.Vault) (int, error) {

@@ -143,7 +143,7 @@ func TestServe_FullDiskRefusesChangesAndGoesOnDeciding(t *testing.T) {
 	data := filepath.Join(t.TempDir(), "data")
 	p, err := startServer(data, nil, []string{"--max-active-keys", "1000000"}, func(c *exec.Cmd) {
 		// In blocks of 512 bytes.
-		c.Args = append([]string{"sh", "-c", `ulimit -f 1600; exec "$0" "$@"`}, append([]string{c.Path}, c.Args[1:]...)...)
+		c.Args = append([]string{"sh", "-c", `ulimit -f 2400; exec "$0" "$@"`}, append([]string{c.Path}, c.Args[1:]...)...)
 		c.Path = "/bin/sh"
 	})
 	if err != nil {

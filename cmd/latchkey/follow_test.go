@@ -259,7 +259,7 @@ func TestFollow_ServedStaleIsSaidAndBounded(t *testing.T) {
 func TestFollow_AWrongClockIsToldOfAndNotReady(t *testing.T) {
 	t.Parallel()
 	cmd := ServeCmd{Storage: Storage{Data: t.TempDir(), Database: servers.Postgres(t)}, MaxActiveKeys: 10, MaxDirectory: 1, GrantCache: 1, Front: Front{DecisionLog: DecisionLog{Target: "off"}},
-		Staleness: Staleness{MaxStaleness: 30 * time.Second, MaxClockSkew: 5 * time.Second}}
+		Staleness: Staleness{MaxStaleness: 30 * time.Second, MaxClockSkew: 5 * time.Second}, OnCall: OnCall{Duration: "6"}}
 	n, err := openNode(t.Context(), &cmd, nodeConfig{id: "n", baseURL: "http://localhost", log: newLog(io.Discard, "error"),
 		now: func() time.Time { return time.Now().Add(-10 * time.Minute) }})
 	if err != nil {

@@ -2,7 +2,6 @@ package main
 
 import (
 	"net/http"
-	"path/filepath"
 	"strings"
 	"syscall"
 	"testing"
@@ -124,9 +123,6 @@ func TestPersons_DecisionsOfSidecars(t *testing.T) {
 				}
 			}
 			// A rebuilt Redis answers for persons by each name, without the control plane.
-			if text, err := command(t, nil, "cache", "rebuild", "--data", filepath.Join(b.data), "--redis", redis.URL()); err == nil {
-				t.Fatalf("beside the server: %s", text)
-			}
 			if err := b.control.end(syscall.SIGTERM); err != nil {
 				t.Fatal(err)
 			}

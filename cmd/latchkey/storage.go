@@ -58,7 +58,8 @@ type StoreCmd struct {
 // StoreNewEpochCmd begins an epoch.
 type StoreNewEpochCmd struct {
 	Storage         `embed:""`
-	KeyringReplaced bool `help:"Take the present keyring for the record's, where the one before is lost. Audit heads that it signed verify no longer."`
+	KeyringReplaced bool   `help:"Take the present keyring for the record's, where the one before is lost. Audit heads that it signed verify no longer, and customers' secrets that it sealed are deleted: nothing opens them."`
+	SecretsKeyFile  string `help:"With --keyring-replaced, the file of keys that servers have; what is sealed under them stays." type:"path" env:"LATCHKEY_SECRETS_KEY_FILE" placeholder:"FILE"`
 }
 
 // Run implements the command.
@@ -88,17 +89,38 @@ func (cmd *StoreNewEpochCmd) Run(ctx context.Context, g *Globals, std streams) (
 	}
 	defer func() { err = errors.Join(err, db.Close()) }()
 	epoch, err := db.NewEpoch(ctx, latchkey.InstantOf(newClock()()))
+	var lost int64
 	if err == nil && cmd.KeyringReplaced {
-		err = db.ReplaceKeyring(ctx, keys.Fingerprints())
+		lost, err = cmd.replaceKeyring(ctx, db)
 	}
 	if err != nil {
 		return err
 	}
 	if g.JSON {
-		return json.NewEncoder(std.out).Encode(map[string]int64{"epoch": epoch})
+		return json.NewEncoder(std.out).Encode(map[string]int64{"epoch": epoch, "secrets_deleted": lost})
 	}
 	fmt.Fprintf(std.out, "the epoch is now %d\n", epoch)
+	if lost > 0 {
+		fmt.Fprintf(std.out, "%d secrets of customers could not be opened any more, and are deleted: webhooks need new ones, tasks theirs again\n", lost)
+	}
 	return nil
+}
+
+// replaceKeyring makes the present keyring the record's, and returns how many
+// secrets of customers are lost by it.
+func (cmd *StoreNewEpochCmd) replaceKeyring(ctx context.Context, db *store.DB) (lost int64, err error) {
+	keys, err := keyring.LoadOrCreate(cmd.keyring()) // with the keys that an older one lacks
+	if err != nil {
+		return 0, err
+	}
+	vault, err := newVault(cmd.SecretsKeyFile, keys)
+	if err != nil {
+		return 0, err
+	}
+	if lost, err = db.ForgetSecrets(ctx, vault); err != nil {
+		return 0, err
+	}
+	return lost, db.ReplaceKeyring(ctx, keys.Fingerprints())
 }
 
 // StoreCopyCmd copies a record.
