@@ -76,3 +76,48 @@ func TestDocs_ApprovalKitRunsAsItStands(t *testing.T) {
 		}
 	}
 }
+
+// Other pages end with a whole way, which is walked as it stands.
+func TestDocs_WholeWaysRunAsTheyStand(t *testing.T) {
+	t.Parallel()
+	for _, name := range []string{"access-requests.md", "jobs.md"} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			page, err := os.ReadFile(filepath.Join("..", "..", "docs", name))
+			if err != nil {
+				t.Fatal(err)
+			}
+			_, way, found := strings.Cut(string(page), "\n## A whole way")
+			if !found {
+				t.Fatal("the page has changed its form")
+			}
+			data := t.TempDir()
+			p, err := startServer(data, nil, []string{"--compat-jobflow"}, nil)
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer p.end(syscall.SIGTERM)
+			root, err := rootKey(data)
+			if err != nil {
+				t.Fatal(err)
+			}
+			script, want := "set -euo pipefail\n", ""
+			for _, block := range regexp.MustCompile("(?s)```(sh|text)\n(.*?)```").FindAllStringSubmatch(way, -1) {
+				if block[1] == "sh" {
+					script += block[2]
+				} else {
+					want += block[2]
+				}
+			}
+			cmd := exec.CommandContext(t.Context(), "bash", "-c", script)
+			cmd.Dir = t.TempDir()
+			cmd.Env = append(os.Environ(), "LATCHKEY_URL="+p.url, "ROOT="+root)
+			var errs bytes.Buffer
+			cmd.Stderr = &errs
+			out, err := cmd.Output()
+			if err != nil || string(out) != want || want == "" {
+				t.Errorf("%v: it prints\n%s%s\nthe page says\n%s", err, out, &errs, want)
+			}
+		})
+	}
+}
