@@ -101,13 +101,18 @@ func (n *node) begin(ctx context.Context, out io.Writer, at listening) error {
 	if err := n.load(ctx); err != nil {
 		return err
 	}
-	n.waitFor("") // first: what is shown now works as it stands
-	if n.madeRoot != nil {
-		if err := showRootKey(out, n.data, n.madeRoot.Reveal(), at.baseURL, at.ln.Addr()); err != nil {
+	file := ""
+	if n.madeRoot != nil && !onTerminal(out) {
+		// Before anybody is told that the server is ready: who waited for that finds it.
+		var err error
+		if file, err = writeRootKey(n.data, n.madeRoot.Reveal()); err != nil {
 			return err
 		}
 	}
-	if n.madeRoot == nil {
+	n.waitFor("") // what is shown now works as it stands
+	if n.madeRoot != nil {
+		showRootKey(out, file, n.madeRoot.Reveal(), at.baseURL, at.ln.Addr())
+	} else {
 		fmt.Fprintf(out, "latchkey %s listens on %s\n", version(), at.ln.Addr())
 	}
 	return nil
@@ -127,19 +132,20 @@ func (n *node) loops(ctx context.Context) {
 	background.Wait()
 }
 
+func onTerminal(out io.Writer) bool {
+	f, ok := out.(*os.File)
+	return ok && term.IsTerminal(int(f.Fd()))
+}
+
 // showRootKey shows a new root key the one time that it can be shown: on a
-// terminal, or else in a file that only its owner reads.
-func showRootKey(out io.Writer, data, key, baseURL string, addr net.Addr) error {
+// terminal, or else by the file that it has been written to.
+func showRootKey(out io.Writer, file, key, baseURL string, addr net.Addr) {
 	bearer := key
-	if f, ok := out.(*os.File); ok && term.IsTerminal(int(f.Fd())) {
+	if file == "" {
 		fmt.Fprintf(out, "The root key, shown this once:\n\n  %s\n\n", key)
 	} else {
-		path, err := writeRootKey(data, key)
-		if err != nil {
-			return err
-		}
-		fmt.Fprintf(out, "The root key is in %s, for its owner alone to read; move it to a safe place.\n\n", path)
-		bearer = "$(cat '" + path + "')"
+		fmt.Fprintf(out, "The root key is in %s, for its owner alone to read; move it to a safe place.\n\n", file)
+		bearer = "$(cat '" + file + "')"
 	}
 	socket := ""
 	if addr.Network() == "unix" {
@@ -151,7 +157,6 @@ func showRootKey(out io.Writer, data, key, baseURL string, addr net.Addr) error 
 
 latchkey %s listens on %s
 `, socket, baseURL, bearer, version(), addr)
-	return nil
 }
 
 func writeRootKey(data, key string) (string, error) {
