@@ -385,7 +385,13 @@ func databaseIn(t testing.TB, dir string) store.Config {
 	}
 	url, known := databases.Load(dir)
 	if !known {
-		url = servers.Postgres(t)
+		url = servers.PreparedPostgres(t, func(url string) error {
+			db, err := store.OpenConfig(context.Background(), store.Config{URL: url, MAC: auditMAC})
+			if err != nil {
+				return err
+			}
+			return db.Close()
+		})
 		databases.Store(dir, url)
 	}
 	return store.Config{URL: url.(string), MAC: auditMAC, Connections: 8}
