@@ -316,12 +316,15 @@ func TestRelay_BeginsAnewWhereTheChangesAreNotKnownAnyMore(t *testing.T) {
 	}
 	relay, _ := db.relay(r)
 	awaitHead(t, r, acme, 1, 6)
-	if head, err := r.Head(t.Context(), acme); err != nil || head.Floor != 6 || relay.Stats().Resets != 1 {
-		t.Errorf("%+v, %v, %+v", head, err, relay.Stats())
+	if head, err := r.Head(t.Context(), acme); err != nil || head.Floor != 6 {
+		t.Errorf("%+v, %v", head, err)
 	}
 	seq := db.touch(acme, "a")
 	relay.Kick(acme, seq)
 	awaitHead(t, r, acme, 1, seq)
+	if stats := relay.Stats(); stats.Resets != 1 { // counted before the next change was published
+		t.Errorf("%+v", stats)
+	}
 	checkFeed(t, r, acme, 1, seq, seq)
 }
 

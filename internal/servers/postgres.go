@@ -281,9 +281,51 @@ func (s *PostgresServer) Stop(t testing.TB) {
 // Kill ends the server with no chance to put anything in order.
 func (s *PostgresServer) Kill(t testing.TB) {
 	t.Helper()
-	if err := errors.Join(s.running.signal(syscall.SIGKILL), s.running.end()); err != nil {
+	sessions := childrenOf(s.running.pid) // which would answer for a moment yet
+	err := errors.Join(s.running.signal(syscall.SIGKILL), s.running.end())
+	for _, pid := range sessions {
+		_ = syscall.Kill(pid, syscall.SIGKILL) // it may have gone with the server
+	}
+	err = errors.Join(err, await("PostgreSQL's sessions do not end", nil, func() error {
+		for _, pid := range sessions {
+			if _, state := parentOf(pid); state != "" && state != "Z" {
+				return fmt.Errorf("process %d is there", pid)
+			}
+		}
+		return nil
+	}))
+	if err != nil {
 		t.Fatal(err)
 	}
+}
+
+// childrenOf are the processes that a process has started.
+func childrenOf(pid int) (list []int) {
+	found, _ := filepath.Glob("/proc/[0-9]*") // the pattern is well-formed
+	for _, path := range found {
+		child, err := strconv.Atoi(filepath.Base(path))
+		if err != nil {
+			continue
+		}
+		if parent, _ := parentOf(child); parent == pid {
+			list = append(list, child)
+		}
+	}
+	return list
+}
+
+// parentOf tells a process's parent and state; "" where there is no such process.
+func parentOf(pid int) (parent int, state string) {
+	stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+	if err != nil {
+		return 0, ""
+	}
+	_, rest, _ := strings.Cut(string(stat), ") ") // after the name, which may hold anything but this
+	if fields := strings.Fields(rest); len(fields) > 1 {
+		parent, _ = strconv.Atoi(fields[1])
+		state = fields[0]
+	}
+	return parent, state
 }
 
 // Start starts a server that was stopped or killed.
