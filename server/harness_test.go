@@ -385,13 +385,7 @@ func databaseIn(t testing.TB, dir string) store.Config {
 	}
 	url, known := databases.Load(dir)
 	if !known {
-		url = servers.PreparedPostgres(t, func(url string) error {
-			db, err := store.OpenConfig(context.Background(), store.Config{URL: url, MAC: auditMAC})
-			if err != nil {
-				return err
-			}
-			return db.Close()
-		})
+		url = servers.Postgres(t)
 		databases.Store(dir, url)
 	}
 	return store.Config{URL: url.(string), MAC: auditMAC, Connections: 8}
