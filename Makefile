@@ -2,7 +2,7 @@
 .DEFAULT_GOAL := help
 GO ?= go
 # Where goroutines meet; the other packages have none of their own.
-RACE ?= ./authz ./cache ./notify ./policies/bundle ./server/... ./store ./internal/strictjson
+RACE ?= ./access ./client ./deliveries ./identity ./tasks ./authz ./cache ./notify ./policies/bundle ./server/... ./store ./internal/strictjson
 export CGO_ENABLED := 0
 
 .PHONY: help build run test race fuzz lint check deploy-test demo bench bench-large docs clean

@@ -11,6 +11,7 @@ import (
 	"net/http/httptest"
 	"path/filepath"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -215,7 +216,7 @@ func TestRepeats_OnlyWhatWasNotDone(t *testing.T) {
 		name string
 		fail func(http.ResponseWriter)
 		call func(*client.Client) error
-		want int
+		want int64
 	}{
 		{"a decision while busy", busy, decide, 3},
 		{"a decision whose connection ends", ended, decide, 3},
@@ -227,11 +228,11 @@ func TestRepeats_OnlyWhatWasNotDone(t *testing.T) {
 		{"an approval that fails", wrong, ask, 1},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			calls := 0
-			c := serve(t, func(w http.ResponseWriter, _ *http.Request) { calls++; tt.fail(w) })
+			var calls atomic.Int64
+			c := serve(t, func(w http.ResponseWriter, _ *http.Request) { calls.Add(1); tt.fail(w) })
 			client.WithoutPauses(c)
-			if err := tt.call(c); err == nil || calls != tt.want {
-				t.Errorf("%d calls, want %d: %v", calls, tt.want, err)
+			if err := tt.call(c); err == nil || calls.Load() != tt.want {
+				t.Errorf("%d calls, want %d: %v", calls.Load(), tt.want, err)
 			}
 		})
 	}

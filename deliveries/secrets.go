@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/rand"
 	"encoding/base64"
+	"errors"
 	"fmt"
 	"strings"
 
@@ -41,7 +42,13 @@ type Secrets struct {
 	Headers map[string]string
 }
 
-// OpenSecrets opens those that are good at now.
+// ErrSecretMissing says that a webhook lacks a secret that it was made with, as
+// after the keys of secrets were lost. Nothing is sent then: what is unsigned, or
+// lacks a header, is not what the receiver was promised.
+var ErrSecretMissing = errors.New("a secret of the webhook is missing")
+
+// OpenSecrets opens those that are good at now. ErrSecretMissing where not all
+// that the webhook needs are there.
 func OpenSecrets(ctx context.Context, from vault.Record, v *vault.Vault, w *Webhook, now latchkey.Instant) (s Secrets, err error) {
 	sealed, err := from.Secrets(ctx, w.Customer, sealedKind, w.ID)
 	if err != nil {
@@ -64,6 +71,15 @@ func OpenSecrets(ctx context.Context, from vault.Record, v *vault.Vault, w *Webh
 		case isHeader:
 			s.Headers[header] = string(plain)
 		}
+	}
+	missing := len(s.Keys) == 0 || w.Compat != "" && s.Compat == nil
+	for _, name := range w.Headers {
+		if _, there := s.Headers[name]; !there {
+			missing = true
+		}
+	}
+	if missing {
+		return Secrets{}, fmt.Errorf("%w: %s", ErrSecretMissing, w.ID)
 	}
 	return s, nil
 }

@@ -233,6 +233,9 @@ func (s *Sender) unprepared(d *deliveries.Delivery, err error) deliveries.Outcom
 	if latchkey.KindOf(err) == latchkey.NotFound {
 		return deliveries.Outcome{Result: "gone", Final: true} // the webhook, the customer, the person
 	}
+	if errors.Is(err, deliveries.ErrSecretMissing) {
+		return deliveries.Outcome{Result: "secret_missing"}
+	}
 	s.cfg.Log.Warn("delivery", "problem", "a delivery could not be prepared", "delivery", d.ID, "customer", d.Customer, "error", err.Error())
 	return deliveries.Outcome{Result: "not_prepared"}
 }

@@ -536,3 +536,42 @@ func TestSender_WhatIsGoneIsNotToldOf(t *testing.T) {
 		t.Error("a deleted webhook was told")
 	}
 }
+
+// The keys that sealed the secrets were lost. What went out without a signature, or
+// without the header that lets it in, would be taken for somebody else's: nothing
+// does, until the webhook has a secret again.
+func TestSender_NothingGoesOutUnsigned(t *testing.T) {
+	w := newWorld(t)
+	url, requests := receiver(t, nil)
+	plain := w.webhook(url, "")
+	compat := w.webhook(url, `,"compat":"indent","compat_secret":"secret_123"`)
+	header := w.webhook(url, `,"headers":{"X-Api-Key":"let me in"}`)
+	w.happened(deliveries.Approved, "")
+	other, err := vault.New(bytes.Repeat([]byte{6}, vault.KeyBytes))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if n, err := w.db.ForgetSecrets(context.Background(), other); err != nil || n != 5 { // three that sign, two more
+		t.Fatalf("%d, %v", n, err)
+	}
+	if w.send() != 3 || len(requests()) != 0 {
+		t.Fatalf("sent: %v", requests())
+	}
+	for _, hook := range []deliveries.Shown{plain, compat, header} {
+		if list := w.deliveries(hook.ID); len(list) != 1 || list[0].Outcome.Result != "secret_missing" || list[0].Status != deliveries.Pending {
+			t.Errorf("%+v", list)
+		}
+	}
+	call := w.call
+	for _, hook := range []deliveries.Shown{plain, compat, header} {
+		call.Now = w.at()
+		if _, err := w.service.Rotate(context.Background(), call, hook.ID, 0); err != nil {
+			t.Fatal(err)
+		}
+	}
+	w.advance(24 * time.Hour)
+	w.send()
+	if got := requests(); len(got) != 1 || !strings.HasPrefix(got[0].header.Get("webhook-signature"), "v1,") {
+		t.Errorf("only what needs no more than a new secret goes out: %v", got)
+	}
+}

@@ -393,3 +393,35 @@ func TestOpenVault_RefusesAnotherKeyAndSealsAnewUnderTheFirst(t *testing.T) {
 		}
 	})
 }
+
+func TestForgetSecrets_DeletesWhatNothingOpensAndNothingElse(t *testing.T) {
+	eachEngine(t, func(t *testing.T, db *store.DB, _ place) {
+		ctx := context.Background()
+		if _, err := db.OpenVault(ctx, openVault(t, 1), start); err != nil {
+			t.Fatal(err)
+		}
+		label := func(name string) vault.Label {
+			return vault.Label{Customer: authz.DefaultCustomer, Kind: "webhook", Owner: "w", Name: name}
+		}
+		hook(t, db, authz.DefaultCustomer, "put", func(tx deliveries.Tx) error {
+			for name, key := range map[string]byte{"of the keyring": 1, "of the file": 2} {
+				if err := tx.PutSecret(ctx, vault.Sealed{Label: label(name), Box: openVault(t, key).Seal(label(name), []byte("x")), CreatedAt: start, EndsAt: latchkey.Never}); err != nil {
+					return err
+				}
+			}
+			return nil
+		})
+		// The keyring with key 1 is lost; the file with key 2 is there, and a new keyring.
+		for _, want := range []int64{1, 0} { // once
+			if n, err := db.ForgetSecrets(ctx, openVault(t, 2, 3)); err != nil || n != want {
+				t.Errorf("%d, %v, want %d", n, err, want)
+			}
+		}
+		if left, err := db.Secrets(ctx, authz.DefaultCustomer, "webhook", "w"); err != nil || len(left) != 1 || left[0].Label != label("of the file") {
+			t.Errorf("%+v, %v", left, err)
+		}
+		if _, err := db.OpenVault(ctx, openVault(t, 2, 3), start); err != nil {
+			t.Errorf("a server with the keys that are left: %v", err)
+		}
+	})
+}

@@ -17,6 +17,7 @@ import (
 	"github.com/tidwall/gjson"
 
 	"github.com/latchkey-dev/latchkey/internal/duty"
+	"github.com/latchkey-dev/latchkey/internal/servers"
 )
 
 // requesters is a whole server with people who ask for things.
@@ -171,7 +172,7 @@ func TestDocs_OnCallRunsAsItStands(t *testing.T) {
 	t.Parallel()
 	for _, tool := range []string{"bash", "curl", "jq"} {
 		if _, err := exec.LookPath(tool); err != nil {
-			t.Skipf("the page is run by a shell, which needs %s: %v", tool, err)
+			servers.Missing(t, tool)
 		}
 	}
 	page, err := os.ReadFile(filepath.Join("..", "..", "docs", "on-call.md"))
