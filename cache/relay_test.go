@@ -7,6 +7,7 @@ import (
 	"io"
 	"log/slog"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"sync"
 	"sync/atomic"
@@ -297,6 +298,40 @@ func TestRelay_CatchesUpWithAServerThatIsBehind(t *testing.T) {
 	db.relay(r)
 	awaitHead(t, r, acme, 1, 5)
 	checkFeed(t, r, acme, 1, 4, 5)
+}
+
+// Of a backlog the records are not read: whoever needs one asks for it. What Redis
+// had of the same subject must be gone all the same, or it would be found again.
+func TestRelay_OfABacklogTellsWhatWasTouchedAndTakesAwayWhatWasThere(t *testing.T) {
+	db := newRecord(t, acme)
+	r := openRedis(t, cache.RedisConfig{URL: servers.Redis(t).URL()})
+	_, stop := db.relay(r)
+	known := cache.NewRedisSource(r, verifier)
+	before := db.touch(acme, "b")
+	awaitHead(t, r, acme, 1, before)
+	if rec, err := known.Fetch(t.Context(), acme, subject("b")); err != nil || rec.Version < before {
+		t.Fatalf("%+v, %v", rec, err)
+	}
+	stop()
+	changed, last := db.touch(acme, "b"), int64(0)
+	for i := range 80 {
+		last = db.touch(acme, strconv.Itoa(i))
+	}
+	db.relay(r)
+	awaitHead(t, r, acme, 1, last)
+	if rec, err := known.Fetch(t.Context(), acme, subject("b")); !errors.Is(err, cache.ErrMiss) {
+		t.Errorf("of before: %+v, %v", rec, err)
+	}
+	if rec, err := known.Fetch(t.Context(), acme, subject("79")); err != nil || rec.Version < last {
+		t.Errorf("the newest: %+v, %v", rec, err)
+	}
+	posted, err := r.Feed(t.Context(), acme, changed-1, 1)
+	if err != nil || len(posted) != 1 {
+		t.Fatalf("%d, %v", len(posted), err)
+	}
+	if m, err := verifier.OpenMessage(posted[0].Text, acme); err != nil || len(m.Records) != 0 || !slices.Contains(m.Touched, subject("b")) {
+		t.Errorf("%+v, %v", m, err)
+	}
 }
 
 func TestRelay_BeginsAnewWhereTheChangesAreNotKnownAnyMore(t *testing.T) {
