@@ -30,6 +30,7 @@ func (s *Server) askApproval(r *request) error {
 	}
 	if id := out.Request; out.Status == access.OutcomeWaiting && seconds > 0 {
 		r.body, r.doc = "", strictjson.Doc{} // nothing is kept for a minute that nobody reads
+		r.c.Request().ResetBody()
 		err = r.awaitRequest(id, time.Duration(seconds)*time.Second, func() (bool, latchkey.Instant, error) {
 			now, err := aside(r, func(ctx context.Context) (access.Outcome, error) {
 				return s.cfg.Approvals.Look(ctx, r.call(), id)

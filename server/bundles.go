@@ -167,7 +167,7 @@ func (s *Server) awaitBundle(r *request, c *authz.Customer, profile bundle.Profi
 			}
 			defer waits.end()
 		}
-		if waits.until(changed, nil) != byChange {
+		if waits.until(changed, 0) != byChange {
 			return built, nil
 		}
 		// What held at the beginning may not hold any more.

@@ -130,21 +130,14 @@ func (r *request) awaitRequest(id string, most time.Duration, look func() (done 
 			}
 			defer waits.end()
 		}
-		woke = waits.untilTime(changed, again)
+		var look time.Duration
+		if again != latchkey.Never {
+			look = max(time.Duration(again-r.now)*time.Microsecond, time.Millisecond) // by a clock that stands still, never a busy wait
+		}
+		woke = waits.until(changed, look)
 		// What held at the beginning may not hold any more.
 		if err := r.checkAgain(); err != nil {
 			return err
 		}
 	}
-}
-
-// untilTime waits for changed, or for a time.
-func (w *wait) untilTime(changed <-chan struct{}, at latchkey.Instant) woken {
-	if at == latchkey.Never {
-		return w.until(changed, nil)
-	}
-	left := time.Duration(at-w.r.now) * time.Microsecond
-	timer := time.NewTimer(max(left, time.Millisecond)) // by a clock that stands still, never a busy wait
-	defer timer.Stop()
-	return w.until(changed, timer.C)
 }

@@ -248,7 +248,7 @@ func (s *Server) awaitChange(r *request, node authz.Node, most time.Duration) (p
 			}
 			defer waits.end()
 		}
-		woke, waited = waits.until(changed, nil), true
+		woke, waited = waits.until(changed, 0), true
 		// What held at the beginning may not hold any more.
 		if err := r.checkAgain(); err != nil {
 			return page, waited, err
@@ -305,7 +305,6 @@ func (r *request) awaitNodes(seq int64, most time.Duration) (applied, pending []
 	s := r.s
 	customer := r.caller.Customer.ID
 	var waits *wait
-	var look *time.Ticker
 	for {
 		changed := s.cfg.Nodes.Changed(customer) // before they are asked
 		now := latchkey.InstantOf(s.cfg.Now())
@@ -325,10 +324,8 @@ func (r *request) awaitNodes(seq int64, most time.Duration) (applied, pending []
 				return applied, pending
 			}
 			defer waits.end()
-			look = time.NewTicker(shareLook)
-			defer look.Stop()
 		}
-		if waits.until(changed, look.C) != byChange {
+		if waits.until(changed, shareLook) != byChange {
 			most = 0 // once more, and no further
 		}
 	}

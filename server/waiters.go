@@ -58,8 +58,8 @@ type wait struct {
 	r        *request
 	w        *waiters
 	customer string
-	over     *time.Timer
-	gone     *time.Ticker
+	over     time.Time
+	timer    *time.Timer // the only one: there may be thousands of clients
 }
 
 // woken tells what ended a wait.
@@ -76,31 +76,38 @@ func (r *request) wait(w *waiters, customer string, most time.Duration) *wait {
 	if !w.begin(customer) {
 		return nil
 	}
-	return &wait{r: r, w: w, customer: customer, over: time.NewTimer(most), gone: time.NewTicker(goneCheck)}
+	timer := time.NewTimer(most)
+	return &wait{r: r, w: w, customer: customer, over: time.Now().Add(most), timer: timer}
 }
 
-// until waits for changed, or for also, which may be nil.
-func (w *wait) until(changed <-chan struct{}, also <-chan time.Time) woken {
+// until waits for changed, and no longer than look, 0 for as long as it takes.
+func (w *wait) until(changed <-chan struct{}, look time.Duration) woken {
+	now := time.Now()
+	again := w.over
+	if look > 0 {
+		again = now.Add(look)
+	}
 	for {
+		w.timer.Reset(min(goneCheck, w.over.Sub(now), again.Sub(now)))
 		select {
 		case <-changed:
 			return byChange
-		case <-also:
-			return byChange
-		case <-w.over.C:
-			return byEnd
 		case <-w.r.s.stopping:
 			return byEnd
-		case <-w.gone.C:
-			if hungUp(w.r.c.Context().Conn()) {
-				return byClient
-			}
+		case now = <-w.timer.C:
+		}
+		switch {
+		case !now.Before(w.over):
+			return byEnd
+		case !now.Before(again):
+			return byChange
+		case hungUp(w.r.c.Context().Conn()):
+			return byClient
 		}
 	}
 }
 
 func (w *wait) end() {
-	w.over.Stop()
-	w.gone.Stop()
+	w.timer.Stop()
 	w.w.end(w.customer)
 }
