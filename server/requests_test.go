@@ -739,6 +739,30 @@ func TestTemplates_AreManagersAlone(t *testing.T) {
 	}
 }
 
+// Whoever compares what it wrote with what it reads, as Terraform does, sees no
+// change: the lists keep the order in which they were given, in every reply.
+func TestTemplates_AnswerWithWhatIsKept(t *testing.T) {
+	t.Parallel()
+	o := newOffice(t)
+	second := o.establish("/v1/entitlements", `{"app_id":"`+o.app+`","name":"second","entries":{"database":[{"f":"orders","p":4}]}}`)
+	for _, list := range [][]string{{o.entitlement, second}, {second, o.entitlement}} {
+		body := o.template(`"mapping_ids":["` + strings.Join(list, `","`) + `"]`)
+		made := o.do("POST", "/v1/access-request-templates", o.boss.token, body).is(201)
+		path := "/v1/access-request-templates/" + made.text("id")
+		for _, wrote := range []*reply{made, o.do("PUT", path, o.boss.token, body).is(200)} {
+			read := o.do("GET", path, o.boss.token, "").is(200)
+			for member, value := range read.get("@this").Map() {
+				if got := wrote.get(member).Raw; got != value.Raw && member != "updated_at" {
+					t.Errorf("%s: wrote %s, read %s", member, got, value.Raw)
+				}
+			}
+			if got := read.get("mapping_ids").Raw; got != `["`+strings.Join(list, `","`)+`"]` {
+				t.Errorf("gave %q, read %s", list, got)
+			}
+		}
+	}
+}
+
 // The attack: a resource's id that a scope entry would read as a prefix.
 func TestRequests_ResourcesAreNamedExactly(t *testing.T) {
 	t.Parallel()

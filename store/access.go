@@ -164,8 +164,7 @@ func (t accessTx) refer(ctx context.Context, template *access.Template) error {
 		"task":        {template.TriggerTask},
 	}
 	for kind, ids := range refs {
-		slices.Sort(ids)
-		for _, id := range slices.Compact(ids) {
+		for _, id := range slices.Compact(slices.Sorted(slices.Values(ids))) { // the template keeps its own order
 			if id == "" {
 				continue
 			}
