@@ -153,7 +153,7 @@ func (s *Templates) Delete(ctx context.Context, call authz.Call, id string) erro
 			return audit.Draft{}, err
 		}
 		if n > 0 {
-			return audit.Draft{}, latchkey.Errorf(latchkey.Conflict, "template_in_use", "%d requests by it are pending or approved", n)
+			return audit.Draft{}, latchkey.Errorf(latchkey.Conflict, "template_in_use", "requests by it that are pending or approved: %d", n)
 		}
 		return templateDraft(&call, &t, "delete"), tx.DeleteTemplate(ctx, id)
 	})
