@@ -13,8 +13,8 @@ help: ## list the targets
 build: ## build bin/latchkey, a static binary
 	$(GO) build -trimpath -ldflags '-s -w' -o bin/latchkey ./cmd/latchkey
 
-run: build ## run the server on 127.0.0.1:5539 with its data in ./data
-	./bin/latchkey serve
+run: build ## run the server on 127.0.0.1:5539 with its data in ./data (ARGS='--compat-jobflow' adds flags)
+	./bin/latchkey serve $(ARGS)
 
 test: ## run all tests
 	$(GO) test ./...

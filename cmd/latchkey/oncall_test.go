@@ -5,10 +5,6 @@ import (
 	"io"
 	"net/http"
 	"net/http/httptest"
-	"os"
-	"os/exec"
-	"path/filepath"
-	"regexp"
 	"strings"
 	"syscall"
 	"testing"
@@ -17,17 +13,16 @@ import (
 	"github.com/tidwall/gjson"
 
 	"github.com/latchkey-dev/latchkey/internal/duty"
-	"github.com/latchkey-dev/latchkey/internal/servers"
 )
 
 // requesters is a whole server with people who ask for things.
 type requesters struct {
 	*process
-	t          *testing.T
-	root       string
-	jane, boss string // tokens
-	ids        map[string]string
-	app        string
+	t                 *testing.T
+	root              string
+	jane, boss, chief string // tokens
+	ids               map[string]string
+	app               string
 }
 
 func startRequesters(t *testing.T, env []string, args ...string) *requesters {
@@ -61,7 +56,7 @@ func (s *requesters) people() {
 		s.ids[name] = made.Get("id").String()
 		return s.claim(made.Get("claim.code").String())
 	}
-	s.jane, s.boss = person("jane"), person("boss")
+	s.jane, s.boss, s.chief = person("jane"), person("boss"), person("chief")
 	s.app = s.call(s.root, "/v1/applications", 201, map[string]any{"name": "servers"}).Get("id").String()
 }
 
@@ -163,44 +158,5 @@ func TestServe_LoginAccountInAWindow(t *testing.T) {
 	s.call(s.jane, "/JobFlow/Event", 200, map[string]any{"jobid": job.Get("Result").String(), "event": "cancel", "sync": true})
 	if s.may("jane", "login", "account", "acc-1") {
 		t.Error("may log in after the end")
-	}
-}
-
-// The page about on-call access is run as it stands, against the stand-in that it
-// names.
-func TestDocs_OnCallRunsAsItStands(t *testing.T) {
-	t.Parallel()
-	for _, tool := range []string{"bash", "curl", "jq"} {
-		if _, err := exec.LookPath(tool); err != nil {
-			servers.Missing(t, tool)
-		}
-	}
-	page, err := os.ReadFile(filepath.Join("..", "..", "docs", "on-call.md"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	blocks := regexp.MustCompile("(?s)```(\\w*)\n(.*?)```").FindAllStringSubmatch(string(page), -1)
-	if len(blocks) != 2 || blocks[0][1] != "sh" {
-		t.Fatalf("%d blocks: the page has changed its form", len(blocks))
-	}
-	fake := &duty.Fake{Key: "hidden-word"}
-	fake.Set([]duty.Incident{{ID: "01H", Reference: "INC-1", Category: "live", Roles: []duty.Role{{Name: "DBA", Email: "jane@example.com"}}}}, nil)
-	provider := httptest.NewServer(fake)
-	t.Cleanup(provider.Close)
-	data := t.TempDir()
-	p, err := startServer(data, []string{"INCIDENTIO_API_KEY=hidden-word"}, []string{"--incidentio-url", provider.URL, "--allow-outbound", "127.0.0.1"}, nil)
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { _ = p.end(syscall.SIGTERM) })
-	root, err := rootKey(data)
-	if err != nil {
-		t.Fatal(err)
-	}
-	shell := exec.Command("bash", "-euo", "pipefail", "-c", blocks[0][2])
-	shell.Env = append(os.Environ(), "LATCHKEY_URL="+p.url, "ROOT="+root)
-	out, err := shell.Output()
-	if err != nil || string(out) != blocks[1][2] {
-		t.Errorf("%v: it printed\n%s\nthe page says\n%s", err, out, blocks[1][2])
 	}
 }
