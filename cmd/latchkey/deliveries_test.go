@@ -101,6 +101,7 @@ func (m *mailbox) to(t *testing.T, address string) (texts []string) {
 // A request for access is told to its approver and to a webhook, and its outcome to
 // the requester, though the server dies before the webhook was reached.
 func TestDeliveries_FromARequestToItsReceivers(t *testing.T) {
+	t.Parallel()
 	box := startMailbox(t)
 	var mu sync.Mutex
 	var got []gjson.Result

@@ -4,12 +4,15 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"flag"
 	"fmt"
 	"io"
 	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
+	"strconv"
 	"strings"
 	"syscall"
 	"testing"
@@ -26,6 +29,11 @@ import (
 func TestMain(m *testing.M) {
 	if os.Getenv("LATCHKEY_TEST_RUN") == "main" {
 		main()
+	}
+	// Tests wait for processes more than they compute, one of them for a minute: two
+	// more than usual run side by side, unless -parallel says otherwise.
+	if err := flag.Set("test.parallel", strconv.Itoa(runtime.GOMAXPROCS(0)+2)); err != nil {
+		panic(err)
 	}
 	testscript.Main(m, map[string]func(){"latchkey": main})
 }

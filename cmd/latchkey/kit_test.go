@@ -76,6 +76,7 @@ func runNode(ctx context.Context, t *testing.T, dir string, env []string, args .
 }
 
 func TestKit_PackagesPassNodesOwnRunner(t *testing.T) {
+	t.Parallel()
 	dir := nodeProject(t)
 	if out, errs, err := runNode(t.Context(), t, dir, nil, "--test", "packages.test.mjs"); err != nil {
 		t.Errorf("%v\n%s%s", err, out, errs)

@@ -32,6 +32,7 @@ import (
 //	setjson VAR PATH   set VAR to what stands at PATH in the last output
 //	use VAR         call with the key in VAR from now on
 func TestScripts(t *testing.T) {
+	t.Parallel()
 	var running sync.Map // data directory → *process; scripts run side by side
 	server := func(ts *testscript.TestScript) *process {
 		p, ok := running.Load(ts.Getenv("DATA"))

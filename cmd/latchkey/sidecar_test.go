@@ -28,6 +28,7 @@ type beside struct {
 	t       *testing.T
 	control *process
 	data    string // the control plane's
+	env     []string
 	args    []string
 	root    string
 	key     string // of sidecars
@@ -35,7 +36,13 @@ type beside struct {
 
 func startControl(t *testing.T, args ...string) *beside {
 	t.Helper()
-	b := &beside{t: t, data: t.TempDir(), args: args}
+	return startControlIn(t, nil, args...)
+}
+
+// startControlIn is startControl with an environment of its own.
+func startControlIn(t *testing.T, env []string, args ...string) *beside {
+	t.Helper()
+	b := &beside{t: t, data: t.TempDir(), env: env, args: args}
 	b.start()
 	var err error
 	if b.root, err = rootKey(b.data); err != nil {
@@ -56,7 +63,7 @@ func (b *beside) start() {
 	if b.control != nil {
 		at = strings.TrimPrefix(b.control.url, "http://")
 	}
-	p, err := startServerAt(at, b.data, nil, b.args, nil)
+	p, err := startServerAt(at, b.data, b.env, b.args, nil)
 	if err != nil {
 		b.t.Fatal(err)
 	}
