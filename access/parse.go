@@ -300,9 +300,6 @@ func ParseSubmission(body strictjson.Value) (Submission, error) {
 	if r.given("requested_duration_mins") && r.given("window") {
 		r.fault("window", "two_durations", "give either requested_duration_mins or window")
 	}
-	if s.Assignment == "" && s.Window != nil {
-		s.Assignment = InWindow
-	}
 	if len(faults) > 0 {
 		return Submission{}, latchkey.InvalidFaults(faults...)
 	}

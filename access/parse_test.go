@@ -171,7 +171,7 @@ func TestParseSubmission(t *testing.T) {
 		`{"template_id":"` + groupID + `","requested_duration_mins":480,"justification":" Need access to debug the production incident. "}`: {
 			Template: groupID, Duration: 480, Justification: "Need access to debug the production incident."},
 		`{"template_id":"` + groupID + `","window":{"start":"2026-11-21T22:10:00Z","end":"2026-11-21T23:10:00+00:00"},"resources":[{"kind":"account","id":"a/b"}],"beneficiary_id":"` + otherID + `"}`: {
-			Template: groupID, Assignment: access.InWindow, Window: &access.Window{Start: at, End: at + 3600e6}, Resources: []authz.EntityRef{{Type: "account", ID: "a/b"}}, Beneficiary: otherID},
+			Template: groupID, Window: &access.Window{Start: at, End: at + 3600e6}, Resources: []authz.EntityRef{{Type: "account", ID: "a/b"}}, Beneficiary: otherID},
 		`{"template_id":"` + groupID + `","assignment_type":"permanent","window":null,"custom_answers":{"` + fieldID + `":"line\nline","` + otherID + `":["a","b"],"` + appID + `":true,"` + groupID + `":null}}`: {
 			Template: groupID, Assignment: access.Permanent, Answers: map[string]access.AnswerValue{fieldID: {Kind: access.TextAnswer, Text: "line\nline"},
 				otherID: {Kind: access.OptionsAnswer, Options: []string{"a", "b"}}, appID: {Kind: access.CheckedAnswer, Checked: true}}},

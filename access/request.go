@@ -162,7 +162,8 @@ type Submission struct {
 	// one is for services with the scope approvals.
 	Beneficiary string
 	Resources   []authz.EntityRef
-	// Assignment is "" for the template's first.
+	// Assignment is "" for what goes with the window or the duration; with neither,
+	// the template's first that is not permanent, if there is one.
 	Assignment Assignment
 	// Duration is of a temporary one; 0 is a fault, unless DefaultDuration says that
 	// the template's stands for it.

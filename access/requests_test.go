@@ -1,6 +1,7 @@
 package access_test
 
 import (
+	"fmt"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
@@ -94,4 +95,42 @@ func TestRequest_IsApprovedAndBecomesAGrantThatEnds(t *testing.T) {
 			t.Errorf("the trail: %+v, %v", report, err)
 		}
 	})
+}
+
+func TestSubmit_WhatIsNotSaidIsNeverForEver(t *testing.T) {
+	w := newWorld(t)
+	soon := &access.Window{Start: w.at + minute, End: w.at + 30*minute}
+	tm := w.ledger(nil)
+	offers := func(types ...access.Assignment) access.Template {
+		return w.template(func(t *access.Template) {
+			t.Entitlements, t.ApproverGroups, t.AllowedDurations = tm.Entitlements, tm.ApproverGroups, []access.Minutes{60, 30}
+			t.Name, t.AssignmentTypes, t.MaxDuration = "offers "+fmt.Sprint(types), types, 60
+		})
+	}
+	type submission = access.Submission
+	for name, tt := range map[string]struct {
+		by   access.Template
+		in   submission
+		want access.Assignment // "" is refused
+		code string
+	}{
+		"no duration where for ever is offered first": {offers(access.Permanent, access.Temporary), submission{}, "", "duration_required"},
+		"no window where for ever is offered first":   {offers(access.Permanent, access.InWindow), submission{}, "", "window_required"},
+		"a duration where for ever is offered first":  {offers(access.Permanent, access.InWindow, access.Temporary), submission{Duration: 30}, access.Temporary, ""},
+		"a duration where a window is offered first":  {offers(access.InWindow, access.Temporary), submission{Duration: 60}, access.Temporary, ""},
+		"a window where a duration is offered first":  {offers(access.Temporary, access.InWindow), submission{Window: soon}, access.InWindow, ""},
+		"the template's duration":                     {offers(access.Permanent, access.InWindow, access.Temporary), submission{DefaultDuration: true}, access.Temporary, ""},
+		"for ever, said":                              {offers(access.Temporary, access.Permanent), submission{Assignment: access.Permanent}, access.Permanent, ""},
+		"nothing where nothing else is offered":       {offers(access.Permanent), submission{}, access.Permanent, ""},
+	} {
+		t.Run(name, func(t *testing.T) {
+			tt.in.Template, tt.in.Justification = tt.by.ID, "x"
+			r, err := w.requests.Submit(t.Context(), w.as("ann"), tt.in)
+			if tt.want == "" {
+				w.refused(err, tt.code)
+			} else if err != nil || r.Assignment != tt.want {
+				t.Errorf("%q, %v; want %s", r.Assignment, err, tt.want)
+			}
+		})
+	}
 }

@@ -246,18 +246,34 @@ func (s *Requests) asker(ctx context.Context, tx Tx, t *Template, id string) (au
 	return person, groups, err
 }
 
+// assignment is how it is to be given: where that is not said, by what goes with
+// the window or the duration that is. What stands for nothing is never for ever,
+// unless the template offers nothing else.
+func (sub *submitting) assignment(t *Template) Assignment {
+	if sub.Assignment != "" {
+		return sub.Assignment
+	}
+	said := func(a Assignment) bool {
+		return a == InWindow && sub.Window != nil || a == Temporary && (sub.Duration != 0 || sub.DefaultDuration)
+	}
+	i := slices.IndexFunc(t.AssignmentTypes, said)
+	if i < 0 {
+		i = slices.IndexFunc(t.AssignmentTypes, func(a Assignment) bool { return a != Permanent })
+	}
+	if i < 0 {
+		return Permanent
+	}
+	return t.AssignmentTypes[i]
+}
+
 // terms settles for how long, with which answers, and refuses what the template
 // does not allow.
 func (sub *submitting) terms(t *Template, r *Request) error {
 	var faults []latchkey.Fault
 	note := func(err error) { faults = append(faults, scopes.Faults(err)...) }
-	r.Assignment = sub.Assignment
-	if r.Assignment == "" && len(t.AssignmentTypes) > 0 {
-		r.Assignment = t.AssignmentTypes[0]
-	}
+	r.Assignment = sub.assignment(t)
 	if !slices.Contains(t.AssignmentTypes, r.Assignment) {
-		note(fault("/assignment_type", "assignment_not_allowed", "the template does not allow this assignment type"))
-		return latchkey.InvalidFaults(faults...)
+		return fault("/assignment_type", "assignment_not_allowed", "the template allows "+join(t.AssignmentTypes))
 	}
 	if r.Assignment != Temporary && sub.Duration != 0 {
 		note(fault("/requested_duration_mins", "duration_not_allowed", "a duration is for temporary access"))
