@@ -263,13 +263,13 @@ func (s *Groups) List(ctx context.Context, call authz.Call, q Query) ([]Group, e
 
 // Update replaces a group's record whole.
 func (s *Groups) Update(ctx context.Context, call authz.Call, id string, in GroupFields) (Group, error) {
-	return s.update(ctx, call, id, func(g *Group) error {
+	return s.update(ctx, call, id, func(_ Writer, g *Group) error {
 		in.put(g, call.Now)
 		return nil
 	})
 }
 
-func (s *Groups) update(ctx context.Context, call authz.Call, id string, change func(*Group) error) (Group, error) {
+func (s *Groups) update(ctx context.Context, call authz.Call, id string, change func(Writer, *Group) error) (Group, error) {
 	if err := MayManage(&call.Caller); err != nil {
 		return Group{}, err
 	}
@@ -282,19 +282,27 @@ func (s *Groups) update(ctx context.Context, call authz.Call, id string, change 
 		}
 		is = was
 		is.Members = slices.Clone(was.Members)
-		return was, is, change(&is)
+		return was, is, change(tx, &is)
 	})
 }
 
 // AddMember puts a person at the end of a group; one who is in it already stays
-// in place.
+// in place. One who is not there is NotFound, one who is not active a Conflict.
 func (s *Groups) AddMember(ctx context.Context, call authz.Call, id, person string) (Group, error) {
-	return s.update(ctx, call, id, func(g *Group) error {
-		if !isID(person) && person != authz.Bot {
-			return errPersonNotFound()
-		}
+	return s.update(ctx, call, id, func(tx Writer, g *Group) error {
 		if slices.ContainsFunc(g.Members, func(m Member) bool { return m.Person == person }) {
 			return nil
+		}
+		if person != authz.Bot {
+			if !isID(person) {
+				return errPersonNotFound()
+			}
+			switch p, err := tx.Person(ctx, person); {
+			case err != nil:
+				return err
+			case !p.Active:
+				return latchkey.Errorf(latchkey.Conflict, "person_inactive", "the person is not active")
+			}
 		}
 		m := Member{Person: person, AddedAt: call.Now}
 		if n := len(g.Members); n > 0 && !g.Members[n-1].before(m) {
@@ -306,14 +314,15 @@ func (s *Groups) AddMember(ctx context.Context, call authz.Call, id, person stri
 }
 
 // RemoveMember takes a person out of a group.
-func (s *Groups) RemoveMember(ctx context.Context, call authz.Call, id, person string) (Group, error) {
-	return s.update(ctx, call, id, func(g *Group) error {
+func (s *Groups) RemoveMember(ctx context.Context, call authz.Call, id, person string) error {
+	_, err := s.update(ctx, call, id, func(_ Writer, g *Group) error {
 		n := len(g.Members)
 		if g.Members = slices.DeleteFunc(g.Members, func(m Member) bool { return m.Person == person }); len(g.Members) == n {
 			return latchkey.Errorf(latchkey.NotFound, "member_not_found", "the person is not in the group")
 		}
 		return nil
 	})
+	return err
 }
 
 // Delete deletes a group that nothing uses; one in use is a Conflict.

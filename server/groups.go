@@ -84,7 +84,7 @@ func (s *Server) putMember(r *request) error {
 func (s *Server) deleteMember(r *request) error {
 	ctx, cancel := r.context()
 	defer cancel()
-	return r.group(s.cfg.Groups.RemoveMember(ctx, r.call(), r.named("id"), r.named("user_id")))
+	return r.deleted(s.cfg.Groups.RemoveMember(ctx, r.call(), r.named("id"), r.named("user_id")))
 }
 
 func (s *Server) createApplication(r *request) error {

@@ -1361,7 +1361,7 @@ func (s *openapiServer) people(full openapiKey) (ids openapiPeople) {
 	ids.user = made("users", `{"username":"alice","email":"Alice@Example.com","name":"Alice"}`, `{"username":"bob","type":"Admin","email":null,"name":null}`, `{"username":"bot","id":"x"}`)
 	s.send(openapiCall{operation: "GET /v1/users", path: "/v1/users?username=alice&email=ALICE@example.com&type=User&active=true", key: s.root, headers: openapiAcme}, 200)
 	gone := openapiField(s.t, s.send(openapiCall{operation: "POST /v1/users", key: s.root, headers: map[string]string{"X-Customer-ID": "default"}, body: `{"username":"carol","type":"internal_admin"}`}, 201), "id")
-	s.send(openapiCall{operation: "POST /v1/users", key: s.root, headers: openapiAcme, body: `{"username":"dora","active":false}`}, 201)
+	inactive := openapiField(s.t, s.send(openapiCall{operation: "POST /v1/users", key: s.root, headers: openapiAcme, body: `{"username":"dora","active":false}`}, 201), "id")
 	s.send(openapiCall{operation: "DELETE /v1/users/{id}", path: "/v1/users/" + gone, key: s.root, headers: map[string]string{"X-Customer-ID": "default"}}, 204)
 	s.send(openapiCall{operation: "DELETE /v1/users/{id}", path: "/v1/users/" + gone, key: s.root, headers: map[string]string{"X-Customer-ID": "default"}}, 409)
 
@@ -1410,10 +1410,11 @@ func (s *openapiServer) people(full openapiKey) (ids openapiPeople) {
 	s.send(openapiCall{operation: "GET /v1/groups", path: "/v1/groups?member_id=" + ids.user + "&name=Other", key: s.root, headers: openapiAcme}, 200)
 	const member = "/v1/groups/{id}/members/{user_id}"
 	at = "/v1/groups/" + ids.group + "/members/" + ids.user
-	s.send(openapiCall{operation: "DELETE " + member, path: at, key: s.root, headers: openapiAcme}, 200)
+	s.send(openapiCall{operation: "DELETE " + member, path: at, key: s.root, headers: openapiAcme}, 204)
 	s.send(openapiCall{operation: "DELETE " + member, path: at, key: s.root, headers: openapiAcme}, 404)
 	s.send(openapiCall{operation: "PUT " + member, path: at, key: s.root, headers: openapiAcme}, 200)
 	s.send(openapiCall{operation: "PUT " + member, path: "/v1/groups/" + openapiNone + "/members/bot", key: s.root, headers: openapiAcme}, 404)
+	s.send(openapiCall{operation: "PUT " + member, path: "/v1/groups/" + ids.group + "/members/" + inactive, key: s.root, headers: openapiAcme}, 409)
 	s.send(openapiCall{operation: "POST /v1/access-request-templates", key: s.root, headers: openapiAcme, body: `{"name":"of people","app_id":"` + ids.application + `","mapping_ids":["` +
 		ids.entitlement + `"],"allowed_durations":[60],"approver_group_ids":["` + ids.group + `"]}`}, 201)
 	for kind, id := range map[string]string{"entitlements": ids.entitlement, "applications": ids.application, "groups": ids.group} {

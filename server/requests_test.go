@@ -379,7 +379,7 @@ func TestRequests_AreCheckedAgainWhenTheyAreApproved(t *testing.T) {
 	o.do("POST", path+"/revoke", o.alice.token, "").is(200)
 	// Somebody who may not ask any more.
 	path, template = fresh(`"allowed_group_ids":["` + allowed + `"]`)
-	o.do("DELETE", "/v1/groups/"+allowed+"/members/"+o.alice.id, o.boss.token, "").is(200)
+	o.do("DELETE", "/v1/groups/"+allowed+"/members/"+o.alice.id, o.boss.token, "").is(204)
 	o.do("POST", path+"/approve", o.dora.token, "").refused(409, "requester_not_allowed")
 	o.do("POST", "/v1/access-requests", o.alice.token, submission(template)).refused(403, "requester_not_allowed")
 	// A template is not deleted from under a request.

@@ -363,8 +363,7 @@ type GroupsRemoveCmd struct {
 
 // Run implements the command.
 func (cmd *GroupsRemoveCmd) Run(ctx context.Context, g *Globals, std streams) error {
-	reply, err := cmd.call(ctx, http.MethodDelete, memberPath(cmd.ID, cmd.User), nil)
-	return showGroups(g, std.out, reply, err)
+	return cmd.end(ctx, g, std.out, memberPath(cmd.ID, cmd.User), "id", cmd.User, "removed")
 }
 
 // GroupsDeleteCmd deletes a group.
