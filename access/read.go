@@ -60,14 +60,7 @@ func (s *Requests) groups(ctx context.Context, call *authz.Call) ([]string, erro
 }
 
 // MayList allows managers.
-func (*Requests) MayList(c *authz.Caller) error { return mayManage(c) }
-
-func mayManage(c *authz.Caller) error {
-	if c.Manages() {
-		return nil
-	}
-	return latchkey.Errorf(latchkey.Forbidden, "scope_missing", "the caller lacks the permission access_requests.manage")
-}
+func (*Requests) MayList(c *authz.Caller) error { return authz.MayManage(c) }
 
 // List returns a page of all requests, for managers.
 func (s *Requests) List(ctx context.Context, call authz.Call, q Query) ([]Request, error) {

@@ -35,7 +35,7 @@ func NewTemplates(cfg TemplatesConfig) *Templates { return &Templates{cfg: cfg} 
 var errTemplateNotFound = latchkey.Errorf(latchkey.NotFound, "template_not_found", "there is no such template")
 
 // May allows managers.
-func (*Templates) May(c *authz.Caller) error { return mayManage(c) }
+func (*Templates) May(c *authz.Caller) error { return authz.MayManage(c) }
 
 // MayRead allows people, managers, and services that ask for somebody.
 func (*Templates) MayRead(c *authz.Caller) error {

@@ -60,6 +60,17 @@ func (c *Caller) Manages() bool {
 	return c.IsRoot() || c.IsAdmin() || c.Kind == AccessKeyCredential && c.Scopes().Has(scopes.AccessRequestsManage)
 }
 
+// MayManage refuses everybody but managers.
+func MayManage(c *Caller) error {
+	switch {
+	case c.Manages():
+		return nil
+	case c.IsPerson():
+		return latchkey.Errorf(latchkey.Forbidden, "not_permitted", "only managers may do this: root, admins, and services with the scope access_requests_manage")
+	}
+	return latchkey.Errorf(latchkey.Forbidden, "scope_missing", "the key lacks the scope access_requests_manage")
+}
+
 // MayDecide reports whether the caller may ask for decisions.
 func (c *Caller) MayDecide() bool { return c.IsRoot() || c.Scopes().Has(scopes.Decision) }
 

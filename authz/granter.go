@@ -64,12 +64,15 @@ func NewGranter(cfg GranterConfig) *Granter { return &Granter{cfg: cfg} }
 
 var errGrantNotFound = latchkey.Errorf(latchkey.NotFound, "grant_not_found", "there is no such grant")
 
-// May allows root, admins, and keys with the scope access_requests_manage.
-func (*Granter) May(c *Caller) error {
-	if c.Manages() {
+// May allows managers.
+func (*Granter) May(c *Caller) error { return MayManage(c) }
+
+// MayRead allows persons too, who read what they hold themselves.
+func (*Granter) MayRead(c *Caller) error {
+	if c.IsPerson() {
 		return nil
 	}
-	return latchkey.Errorf(latchkey.Forbidden, "scope_missing", "the key lacks the scope access_requests_manage")
+	return MayManage(c)
 }
 
 // NotToOneself refuses a caller who would decide about a right of its own,
@@ -293,25 +296,37 @@ func grantee(ctx context.Context, tx Tx, c *Caller, named EntityRef) (EntityRef,
 	return person.Ref(), NotToOneself(c, person.Ref())
 }
 
-// Get returns one grant.
+// Get returns one grant: to managers any, to persons their own.
 func (g *Granter) Get(ctx context.Context, call Call, id string) (GrantRecord, error) {
-	if err := g.May(&call.Caller); err != nil {
+	if err := g.MayRead(&call.Caller); err != nil {
 		return GrantRecord{}, err
 	}
 	if !isGrantID(id) {
 		return GrantRecord{}, errGrantNotFound
 	}
-	return g.cfg.Record.Grant(ctx, call.Customer.ID, id)
+	found, err := g.cfg.Record.Grant(ctx, call.Customer.ID, id)
+	if err == nil && !call.Manages() && found.Subject != call.Person.Ref() {
+		return GrantRecord{}, errGrantNotFound
+	}
+	return found, err
 }
 
-// List returns a page of grants, newest first. An access key may be named by a
-// handle; a name that is no key's finds nothing. A person may be named as in a
-// decision.
+// List returns a page of grants, newest first; to who does not manage, of their
+// own. An access key may be named by a handle; a name that is no key's finds
+// nothing. A person may be named as in a decision.
 func (g *Granter) List(ctx context.Context, call Call, q GrantQuery) ([]GrantRecord, error) {
-	if err := g.May(&call.Caller); err != nil {
+	if err := g.MayRead(&call.Caller); err != nil {
 		return nil, err
 	}
 	q.Customer, q.Now = call.Customer.ID, call.Now
+	if !call.Manages() {
+		own := call.Person.Ref()
+		other := q.Subject.Type != "" && q.Subject.Type != own.Type || q.Subject.ID != "" && !call.Person.Answers(q.Subject.ID)
+		if other {
+			return nil, nil
+		}
+		q.Subject = own
+	}
 	if q.Subject.Type == SubjectAccessKey && q.Subject.ID != "" {
 		id, err := g.keyNamed(ctx, q.Customer, q.Subject.ID)
 		if kind := latchkey.KindOf(err); err != nil && (kind == latchkey.NotFound || kind == latchkey.Invalid) {

@@ -43,13 +43,8 @@ var (
 	errDeliveryNotFound = latchkey.Errorf(latchkey.NotFound, "delivery_not_found", "there is no such delivery")
 )
 
-// May allows root, admins, and keys with the scope access_requests_manage.
-func (*Webhooks) May(c *authz.Caller) error {
-	if c.Manages() {
-		return nil
-	}
-	return latchkey.Errorf(latchkey.Forbidden, "scope_missing", "the key lacks the scope access_requests_manage")
-}
+// May allows managers.
+func (*Webhooks) May(c *authz.Caller) error { return authz.MayManage(c) }
 
 // Parse reads settings as ParseSettings does.
 func (s *Webhooks) Parse(body strictjson.Value) (Settings, error) {

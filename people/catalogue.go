@@ -29,6 +29,9 @@ type Catalogue struct{ cfg Config }
 // NewCatalogue makes the service.
 func NewCatalogue(cfg Config) *Catalogue { return &Catalogue{cfg: cfg} }
 
+// MayRead refuses who neither manages people nor is one.
+func (*Catalogue) MayRead(c *authz.Caller) error { return (*Persons)(nil).May(c) }
+
 func errApplicationNotFound() error {
 	return latchkey.Errorf(latchkey.NotFound, "application_not_found", "there is no such application")
 }
@@ -119,7 +122,7 @@ func (f *faults) claims(v strictjson.Value) {
 
 // CreateApplication makes an application.
 func (s *Catalogue) CreateApplication(ctx context.Context, call authz.Call, name string) (a Application, err error) {
-	if err := MayManage(&call.Caller); err != nil {
+	if err := authz.MayManage(&call.Caller); err != nil {
 		return a, err
 	}
 	err = s.cfg.Record.Change(ctx, call.Change(func() any { return a }), func(tx Writer) (audit.Draft, error) {
@@ -133,29 +136,36 @@ func (a *Application) resource() audit.Resource {
 	return audit.Resource{Type: "application", Name: a.Name, ID: a.ID}
 }
 
-// Application returns one.
+// Application returns one that concerns the caller.
 func (s *Catalogue) Application(ctx context.Context, call authz.Call, id string) (Application, error) {
-	if err := MayManage(&call.Caller); err != nil {
-		return Application{}, err
-	}
 	if !isID(id) {
 		return Application{}, errApplicationNotFound()
 	}
-	return s.cfg.Record.Application(ctx, call.Customer.ID, id)
+	switch list, err := s.Applications(ctx, call, Query{ID: id, Limit: 1}); {
+	case err != nil:
+		return Application{}, err
+	case len(list) == 0:
+		return Application{}, errApplicationNotFound()
+	default:
+		return list[0], nil
+	}
 }
 
-// Applications returns a page.
+// Applications returns a page; to who does not manage, of those that concern them.
 func (s *Catalogue) Applications(ctx context.Context, call authz.Call, q Query) ([]Application, error) {
-	if err := MayManage(&call.Caller); err != nil {
+	if err := s.MayRead(&call.Caller); err != nil {
 		return nil, err
 	}
 	q.Customer = call.Customer.ID
+	if !call.Manages() {
+		q.For = call.Person.ID
+	}
 	return s.cfg.Record.Applications(ctx, q)
 }
 
 // UpdateApplication gives an application another name.
 func (s *Catalogue) UpdateApplication(ctx context.Context, call authz.Call, id, name string) (a Application, err error) {
-	if err := MayManage(&call.Caller); err != nil {
+	if err := authz.MayManage(&call.Caller); err != nil {
 		return a, err
 	}
 	if !isID(id) {
@@ -175,7 +185,7 @@ func (s *Catalogue) UpdateApplication(ctx context.Context, call authz.Call, id, 
 
 // DeleteApplication deletes one that nothing uses.
 func (s *Catalogue) DeleteApplication(ctx context.Context, call authz.Call, id string) error {
-	if err := MayManage(&call.Caller); err != nil {
+	if err := authz.MayManage(&call.Caller); err != nil {
 		return err
 	}
 	if !isID(id) {
@@ -196,7 +206,7 @@ func (s *Catalogue) DeleteApplication(ctx context.Context, call authz.Call, id s
 // CreateEntitlement makes an entitlement. An application that is not there is
 // Invalid, at /app_id.
 func (s *Catalogue) CreateEntitlement(ctx context.Context, call authz.Call, in EntitlementFields) (e Entitlement, err error) {
-	if err := MayManage(&call.Caller); err != nil {
+	if err := authz.MayManage(&call.Caller); err != nil {
 		return e, err
 	}
 	err = s.cfg.Record.Change(ctx, call.Change(func() any { return e }), func(tx Writer) (audit.Draft, error) {
@@ -226,30 +236,37 @@ func (e *Entitlement) changes() string {
 	return string(append(append(append(b, `,"claims":`...), e.Claims...), '}'))
 }
 
-// Entitlement returns one.
+// Entitlement returns one that concerns the caller.
 func (s *Catalogue) Entitlement(ctx context.Context, call authz.Call, id string) (Entitlement, error) {
-	if err := MayManage(&call.Caller); err != nil {
-		return Entitlement{}, err
-	}
 	if !isID(id) {
 		return Entitlement{}, errEntitlementNotFound()
 	}
-	return s.cfg.Record.Entitlement(ctx, call.Customer.ID, id)
+	switch list, err := s.Entitlements(ctx, call, Query{ID: id, Limit: 1}); {
+	case err != nil:
+		return Entitlement{}, err
+	case len(list) == 0:
+		return Entitlement{}, errEntitlementNotFound()
+	default:
+		return list[0], nil
+	}
 }
 
-// Entitlements returns a page.
+// Entitlements returns a page; to who does not manage, of those that concern them.
 func (s *Catalogue) Entitlements(ctx context.Context, call authz.Call, q Query) ([]Entitlement, error) {
-	if err := MayManage(&call.Caller); err != nil {
+	if err := s.MayRead(&call.Caller); err != nil {
 		return nil, err
 	}
 	q.Customer = call.Customer.ID
+	if !call.Manages() {
+		q.For = call.Person.ID
+	}
 	return s.cfg.Record.Entitlements(ctx, q)
 }
 
 // UpdateEntitlement replaces a record whole; the application stays. Who holds the
 // entitlement cannot change what it gives.
 func (s *Catalogue) UpdateEntitlement(ctx context.Context, call authz.Call, id string, in EntitlementFields) (e Entitlement, err error) {
-	if err := MayManage(&call.Caller); err != nil {
+	if err := authz.MayManage(&call.Caller); err != nil {
 		return e, err
 	}
 	if !isID(id) {
@@ -290,7 +307,7 @@ func (s *Catalogue) UpdateEntitlement(ctx context.Context, call authz.Call, id s
 
 // DeleteEntitlement deletes one that nothing uses.
 func (s *Catalogue) DeleteEntitlement(ctx context.Context, call authz.Call, id string) error {
-	if err := MayManage(&call.Caller); err != nil {
+	if err := authz.MayManage(&call.Caller); err != nil {
 		return err
 	}
 	if !isID(id) {

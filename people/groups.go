@@ -118,7 +118,7 @@ func (m Member) before(n Member) bool {
 
 // write makes one change of a group: do tells what it was, and what it is to be.
 func (s *Groups) write(ctx context.Context, call authz.Call, action string, do func(context.Context, Writer) (was, is Group, err error)) (is Group, err error) {
-	if err := MayManage(&call.Caller); err != nil {
+	if err := authz.MayManage(&call.Caller); err != nil {
 		return is, err
 	}
 	var seq int64
@@ -270,7 +270,7 @@ func (s *Groups) Update(ctx context.Context, call authz.Call, id string, in Grou
 }
 
 func (s *Groups) update(ctx context.Context, call authz.Call, id string, change func(Writer, *Group) error) (Group, error) {
-	if err := MayManage(&call.Caller); err != nil {
+	if err := authz.MayManage(&call.Caller); err != nil {
 		return Group{}, err
 	}
 	if !isID(id) {
@@ -327,7 +327,7 @@ func (s *Groups) RemoveMember(ctx context.Context, call authz.Call, id, person s
 
 // Delete deletes a group that nothing uses; one in use is a Conflict.
 func (s *Groups) Delete(ctx context.Context, call authz.Call, id string) error {
-	if err := MayManage(&call.Caller); err != nil {
+	if err := authz.MayManage(&call.Caller); err != nil {
 		return err
 	}
 	if !isID(id) {

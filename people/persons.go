@@ -64,18 +64,7 @@ func (*Persons) May(c *authz.Caller) error {
 	if c.IsPerson() {
 		return nil
 	}
-	return MayManage(c)
-}
-
-// MayManage refuses everybody but managers.
-func MayManage(c *authz.Caller) error {
-	if c.Manages() {
-		return nil
-	}
-	if c.IsPerson() {
-		return latchkey.Errorf(latchkey.Forbidden, "not_permitted", "only managers may do this: root, admins, and services with the scope access_requests_manage")
-	}
-	return latchkey.Errorf(latchkey.Forbidden, "scope_missing", "the key lacks the scope access_requests_manage")
+	return authz.MayManage(c)
 }
 
 // mayAlter refuses a manager a principal that may do more than the manager: a
@@ -99,7 +88,7 @@ func mayAlter(c *authz.Caller, types ...authz.PersonType) error {
 // Create makes a person with a claim code and, where the customer may have one
 // more key and the maker is no service, the default key of its type.
 func (s *Persons) Create(ctx context.Context, call authz.Call, in PersonFields) (made Made, err error) {
-	if err := MayManage(&call.Caller); err != nil {
+	if err := authz.MayManage(&call.Caller); err != nil {
 		return made, err
 	}
 	if err := mayAlter(&call.Caller, in.Type); err != nil {
@@ -225,7 +214,7 @@ func (s *Persons) Deactivate(ctx context.Context, call authz.Call, id string) (a
 }
 
 func (s *Persons) update(ctx context.Context, call authz.Call, id string, change func(authz.Person) (PersonFields, error)) (is authz.Person, err error) {
-	if err := MayManage(&call.Caller); err != nil {
+	if err := authz.MayManage(&call.Caller); err != nil {
 		return is, err
 	}
 	if !isID(id) {
@@ -361,7 +350,7 @@ func (s *Persons) endKeys(ctx context.Context, tx Writer, call authz.Call, perso
 
 // Reclaim makes a new claim code; the one before is dead.
 func (s *Persons) Reclaim(ctx context.Context, call authz.Call, id string) (p authz.Person, claim Claim, err error) {
-	if err := MayManage(&call.Caller); err != nil {
+	if err := authz.MayManage(&call.Caller); err != nil {
 		return p, claim, err
 	}
 	if !isID(id) {

@@ -97,9 +97,7 @@ type Record interface {
 	Persons(ctx context.Context, q Query) ([]authz.Person, error)
 	Group(ctx context.Context, customer, id string) (Group, error)
 	Groups(ctx context.Context, q Query) ([]Group, error)
-	Application(ctx context.Context, customer, id string) (Application, error)
 	Applications(ctx context.Context, q Query) ([]Application, error)
-	Entitlement(ctx context.Context, customer, id string) (Entitlement, error)
 	Entitlements(ctx context.Context, q Query) ([]Entitlement, error)
 }
 
@@ -114,6 +112,9 @@ type Query struct {
 	Member          string // of groups: a person's id
 	Application     string // of entitlements
 	Name            string // of all but persons
+	// For is a person's id: of applications and entitlements it selects those that
+	// concern the person, since a template or one of the person's groups gives them.
+	For string
 
 	// AfterCreated and AfterID are of the last one of the page before.
 	AfterCreated latchkey.Instant

@@ -59,7 +59,7 @@ func TestPeople_SeeWhatConcernsThem(t *testing.T) {
 	tokens := a.do("GET", "/v1/personal_tokens?user_id="+bob.id, a.root, "").is(200)
 	a.do("DELETE", "/v1/personal_tokens/"+tokens.text("personal_tokens.0.id"), alice.token, "").refused(404, "token_not_found")
 	a.do("DELETE", "/v1/personal_tokens/"+tokens.text("personal_tokens.0.id")+"?user_id="+bob.id, alice.token, "").refused(404, "user_not_found")
-	for _, call := range []string{"GET /v1/applications", "GET /v1/entitlements", "GET /v1/access_keys", "GET /v1/auditing", "GET /v1/customers", "GET /v1/resources", "GET /v1/grants",
+	for _, call := range []string{"GET /v1/access_keys", "GET /v1/auditing", "GET /v1/customers", "GET /v1/resources", "GET /v1/webhooks", "GET /v1/tasks",
 		"DELETE /v1/users/" + bob.id, "POST /v1/users/" + alice.id + "/claim", "DELETE /v1/groups/" + own, "PUT /v1/groups/" + other + "/members/" + alice.id} {
 		method, path, _ := strings.Cut(call, " ")
 		if r := a.do(method, path, alice.token, ""); r.status != 403 {
@@ -70,6 +70,59 @@ func TestPeople_SeeWhatConcernsThem(t *testing.T) {
 		if r := a.do("POST", path, alice.token, `{"username":"x","name":"x"}`); r.status != 403 {
 			t.Errorf("POST %s: %d %s", path, r.status, r.body)
 		}
+	}
+}
+
+// The attack: a person looks at what others hold, and at what nobody may ask for.
+func TestPeople_ReadWhatTheyHoldAndMayAskFor(t *testing.T) {
+	t.Parallel()
+	a := start(t)
+	alice, bob := a.person("alice", "user"), a.person("bob", "user")
+	made := func(path, body string) string {
+		t.Helper()
+		return a.do("POST", path, a.root, body).is(201).text("id")
+	}
+	app, ent := map[string]string{}, map[string]string{}
+	for _, name := range []string{"asked", "held", "hidden"} {
+		app[name] = made("/v1/applications", `{"name":"`+name+`"}`)
+		ent[name] = made("/v1/entitlements", `{"app_id":"`+app[name]+`","name":"`+name+`","entries":{"host":[{"f":"`+name+`","p":2}]}}`)
+	}
+	made("/v1/access-request-templates", `{"name":"t","app_id":"`+app["asked"]+`","mapping_ids":["`+ent["asked"]+`"],"allowed_durations":[60]}`)
+	made("/v1/groups", `{"name":"g","member_ids":["`+alice.id+`"],"entitlement_ids":["`+ent["held"]+`"]}`)
+	for token, want := range map[string][]string{alice.token: {"asked", "held"}, bob.token: {"asked"}, a.root: {"asked", "held", "hidden"}} {
+		for path, ids := range map[string]map[string]string{"applications": app, "entitlements": ent} {
+			if got := slices.Sorted(slices.Values(texts(a.do("GET", "/v1/"+path, token, "").is(200).get(path + ".#.name")))); !slices.Equal(got, want) {
+				t.Errorf("%s: %s, want %s", path, got, want)
+			}
+			for name, id := range ids {
+				status := 404
+				if slices.Contains(want, name) {
+					status = 200
+				}
+				a.do("GET", "/v1/"+path+"/"+id, token, "").is(status)
+			}
+		}
+	}
+
+	grant := func(to string) string {
+		return made("/v1/grants", `{"subject":{"type":"user","id":"`+to+`"},"entries":{"host":[{"f":"x","p":2}]},"expires_at":"2099-01-01T00:00:00Z","reason":"x"}`)
+	}
+	hers, his := grant("alice"), grant("bob")
+	grant("nobody in particular")
+	for query, want := range map[string]string{
+		"": `["` + hers + `"]`, "?subject_type=user&subject_id=ALICE@example.com": `["` + hers + `"]`, "?subject_id=alice": `["` + hers + `"]`, "?status=ended": `[]`,
+		"?subject_type=user&subject_id=bob": `[]`, "?subject_type=user&subject_id=" + bob.id: `[]`, "?subject_type=access_key": `[]`, "?subject_id=nobody%20in%20particular": `[]`,
+	} {
+		if got := a.do("GET", "/v1/grants"+query, alice.token, "").is(200).get("grants.#.id").String(); got != want {
+			t.Errorf("%s: %s, want %s", query, got, want)
+		}
+	}
+	a.do("GET", "/v1/grants/"+hers, alice.token, "").is(200)
+	a.do("GET", "/v1/grants/"+his, alice.token, "").refused(404, "grant_not_found")
+	a.do("DELETE", "/v1/grants/"+hers, alice.token, "").refused(403, "not_permitted")
+	key := a.createFor(authz.DefaultCustomer, `{"decision":true}`).secret
+	for _, path := range []string{"/v1/grants", "/v1/grants/" + hers, "/v1/applications", "/v1/entitlements/" + ent["asked"]} {
+		a.do("GET", path, key, "").refused(403, "scope_missing")
 	}
 }
 
@@ -626,7 +679,7 @@ func TestPeople_RefusalsAreTheirs(t *testing.T) {
 	t.Parallel()
 	a := start(t)
 	alice := a.person("alice", "user")
-	a.do("GET", "/v1/applications", alice.token, "").refused(403, "not_permitted")
+	a.do("GET", "/v1/webhooks", alice.token, "").refused(403, "not_permitted")
 	a.do("DELETE", "/v1/users/"+alice.id, a.root, "").is(204)
 	a.do("GET", "/v1/users/self", alice.token, "").refused(401, "person_inactive")
 	if _, err := a.refusals.RunOnce(context.Background(), latchkey.InstantOf(a.clock.now()), true); err != nil {
@@ -638,7 +691,7 @@ func TestPeople_RefusalsAreTheirs(t *testing.T) {
 			told[e.Get("action").String()+" "+e.Get("reason").String()] = true
 		}
 	}
-	if !told["application.read not_permitted"] || !told["user.read person_inactive"] {
+	if !told["webhook.read not_permitted"] || !told["user.read person_inactive"] {
 		t.Errorf("told: %v", told)
 	}
 }

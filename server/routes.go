@@ -8,7 +8,6 @@ import (
 
 	"github.com/latchkey-dev/latchkey"
 	"github.com/latchkey-dev/latchkey/authz"
-	"github.com/latchkey-dev/latchkey/people"
 )
 
 const jsonBody = fiber.MIMEApplicationJSON
@@ -88,8 +87,8 @@ func (s *Server) routes() {
 		{method: http.MethodDelete, path: "/v1/resource_types/:type", action: "resource_type.delete", change: true, may: s.cfg.Directory.May, handle: s.deleteResourceType},
 
 		{method: http.MethodPost, path: "/v1/grants", change: true, body: jsonBody, may: s.cfg.Granter.May, handle: s.createGrant},
-		{method: http.MethodGet, path: "/v1/grants", query: true, may: s.cfg.Granter.May, handle: s.listGrants},
-		{method: http.MethodGet, path: "/v1/grants/:id", may: s.cfg.Granter.May, handle: s.getGrant},
+		{method: http.MethodGet, path: "/v1/grants", query: true, may: s.cfg.Granter.MayRead, handle: s.listGrants},
+		{method: http.MethodGet, path: "/v1/grants/:id", may: s.cfg.Granter.MayRead, handle: s.getGrant},
 		{method: http.MethodDelete, path: "/v1/grants/:id", action: "grant.revoke", change: true, may: s.cfg.Granter.May, handle: s.revokeGrant},
 
 		{method: http.MethodPost, path: "/v1/tasks", change: true, body: jsonBody, may: s.cfg.Tasks.May, handle: s.createTask},
@@ -102,12 +101,12 @@ func (s *Server) routes() {
 		{method: http.MethodPut, path: "/v1/secrets/:name", change: true, body: jsonBody, may: s.cfg.Tasks.May, handle: s.putSecret},
 		{method: http.MethodDelete, path: "/v1/secrets/:name", change: true, may: s.cfg.Tasks.May, handle: s.deleteSecret},
 
-		{method: http.MethodPost, path: "/v1/users", change: true, body: jsonBody, may: people.MayManage, handle: s.createUser},
+		{method: http.MethodPost, path: "/v1/users", change: true, body: jsonBody, may: authz.MayManage, handle: s.createUser},
 		{method: http.MethodGet, path: "/v1/users", query: true, may: s.cfg.Persons.May, handle: s.listUsers},
 		{method: http.MethodGet, path: "/v1/users/:id", may: s.cfg.Persons.May, handle: s.getUser},
-		{method: http.MethodPut, path: "/v1/users/:id", change: true, body: jsonBody, may: people.MayManage, handle: s.putUser},
-		{method: http.MethodDelete, path: "/v1/users/:id", action: "user.deactivate", change: true, may: people.MayManage, handle: s.deleteUser},
-		{method: http.MethodPost, path: "/v1/users/:id/claim", action: "user.claim", change: true, may: people.MayManage, handle: s.claimUser},
+		{method: http.MethodPut, path: "/v1/users/:id", change: true, body: jsonBody, may: authz.MayManage, handle: s.putUser},
+		{method: http.MethodDelete, path: "/v1/users/:id", action: "user.deactivate", change: true, may: authz.MayManage, handle: s.deleteUser},
+		{method: http.MethodPost, path: "/v1/users/:id/claim", action: "user.claim", change: true, may: authz.MayManage, handle: s.claimUser},
 		{method: http.MethodGet, path: "/v1/users/:id/groups", may: s.cfg.Persons.May, handle: s.userGroups},
 		{method: http.MethodGet, path: "/v1/users/:id/claims", may: s.cfg.Persons.May, handle: s.userClaims},
 		{method: http.MethodPost, path: "/v1/personal_tokens", action: "personal_token.create", open: true, body: jsonBody, handle: s.createToken},
@@ -129,23 +128,23 @@ func (s *Server) routes() {
 		{method: http.MethodGet, path: "/v1/access-requests/:id/messages", action: "access_request.read", both: true, query: true, may: s.cfg.Templates.MayRead, handle: s.listMessages},
 		{method: http.MethodPost, path: "/v1/access-requests/:id/messages", action: "access_request.discuss", both: true, change: true, body: jsonBody, may: s.cfg.Templates.MayRead, handle: s.createMessage},
 
-		{method: http.MethodPost, path: "/v1/groups", change: true, body: jsonBody, may: people.MayManage, handle: s.createGroup},
+		{method: http.MethodPost, path: "/v1/groups", change: true, body: jsonBody, may: authz.MayManage, handle: s.createGroup},
 		{method: http.MethodGet, path: "/v1/groups", query: true, may: s.cfg.Groups.May, handle: s.listGroups},
 		{method: http.MethodGet, path: "/v1/groups/:id", may: s.cfg.Groups.May, handle: s.getGroup},
-		{method: http.MethodPut, path: "/v1/groups/:id", change: true, body: jsonBody, may: people.MayManage, handle: s.putGroup},
-		{method: http.MethodDelete, path: "/v1/groups/:id", change: true, may: people.MayManage, handle: s.deleteGroup},
-		{method: http.MethodPut, path: "/v1/groups/:id/members/:user_id", action: "group.update", change: true, may: people.MayManage, handle: s.putMember},
-		{method: http.MethodDelete, path: "/v1/groups/:id/members/:user_id", action: "group.update", change: true, may: people.MayManage, handle: s.deleteMember},
-		{method: http.MethodPost, path: "/v1/applications", change: true, body: jsonBody, may: people.MayManage, handle: s.createApplication},
-		{method: http.MethodGet, path: "/v1/applications", query: true, may: people.MayManage, handle: s.listApplications},
-		{method: http.MethodGet, path: "/v1/applications/:id", may: people.MayManage, handle: s.getApplication},
-		{method: http.MethodPut, path: "/v1/applications/:id", change: true, body: jsonBody, may: people.MayManage, handle: s.putApplication},
-		{method: http.MethodDelete, path: "/v1/applications/:id", change: true, may: people.MayManage, handle: s.deleteApplication},
-		{method: http.MethodPost, path: "/v1/entitlements", change: true, body: jsonBody, may: people.MayManage, handle: s.createEntitlement},
-		{method: http.MethodGet, path: "/v1/entitlements", query: true, may: people.MayManage, handle: s.listEntitlements},
-		{method: http.MethodGet, path: "/v1/entitlements/:id", may: people.MayManage, handle: s.getEntitlement},
-		{method: http.MethodPut, path: "/v1/entitlements/:id", change: true, body: jsonBody, may: people.MayManage, handle: s.putEntitlement},
-		{method: http.MethodDelete, path: "/v1/entitlements/:id", change: true, may: people.MayManage, handle: s.deleteEntitlement},
+		{method: http.MethodPut, path: "/v1/groups/:id", change: true, body: jsonBody, may: authz.MayManage, handle: s.putGroup},
+		{method: http.MethodDelete, path: "/v1/groups/:id", change: true, may: authz.MayManage, handle: s.deleteGroup},
+		{method: http.MethodPut, path: "/v1/groups/:id/members/:user_id", action: "group.update", change: true, may: authz.MayManage, handle: s.putMember},
+		{method: http.MethodDelete, path: "/v1/groups/:id/members/:user_id", action: "group.update", change: true, may: authz.MayManage, handle: s.deleteMember},
+		{method: http.MethodPost, path: "/v1/applications", change: true, body: jsonBody, may: authz.MayManage, handle: s.createApplication},
+		{method: http.MethodGet, path: "/v1/applications", query: true, may: s.cfg.Catalogue.MayRead, handle: s.listApplications},
+		{method: http.MethodGet, path: "/v1/applications/:id", may: s.cfg.Catalogue.MayRead, handle: s.getApplication},
+		{method: http.MethodPut, path: "/v1/applications/:id", change: true, body: jsonBody, may: authz.MayManage, handle: s.putApplication},
+		{method: http.MethodDelete, path: "/v1/applications/:id", change: true, may: authz.MayManage, handle: s.deleteApplication},
+		{method: http.MethodPost, path: "/v1/entitlements", change: true, body: jsonBody, may: authz.MayManage, handle: s.createEntitlement},
+		{method: http.MethodGet, path: "/v1/entitlements", query: true, may: s.cfg.Catalogue.MayRead, handle: s.listEntitlements},
+		{method: http.MethodGet, path: "/v1/entitlements/:id", may: s.cfg.Catalogue.MayRead, handle: s.getEntitlement},
+		{method: http.MethodPut, path: "/v1/entitlements/:id", change: true, body: jsonBody, may: authz.MayManage, handle: s.putEntitlement},
+		{method: http.MethodDelete, path: "/v1/entitlements/:id", change: true, may: authz.MayManage, handle: s.deleteEntitlement},
 		{method: http.MethodPost, path: "/v1/approvals", action: "access_request.ask", change: true, body: jsonBody, may: s.cfg.Approvals.May, deadline: approvalDeadline, handle: s.askApproval},
 
 		{method: http.MethodPost, path: "/v1/webhooks", change: true, body: jsonBody, may: s.cfg.Webhooks.May, handle: s.createWebhook},

@@ -107,6 +107,12 @@ func (f *filter) unless(absent bool, condition string, v any) {
 	}
 }
 
+// given says that a group which the person is in gives the entitlement.
+func (f *filter) given(entitlement, person string) string {
+	return `EXISTS (SELECT 1 FROM group_entitlements x JOIN group_members m ON m.group_id = x.group_id
+		WHERE x.entitlement_id = ` + entitlement + ` AND m.person_id = ` + f.arg(person) + `)`
+}
+
 func (f *filter) text(limit int) string {
 	return ` WHERE ` + strings.Join(f.where, ` AND `) + ` ORDER BY ` + f.prefix + `created_at, ` + f.prefix + `id LIMIT ` + f.arg(limit)
 }
@@ -543,24 +549,20 @@ func scanApplication(row scanner) (a people.Application, err error) {
 	return a, err
 }
 
-func readApplication(ctx context.Context, q rows, customer, id string) (people.Application, error) {
-	a, err := scanApplication(q.QueryRowContext(ctx, `SELECT `+applicationColumns+` FROM applications a WHERE a.id = $1 AND a.customer_id = $2`, id, customer))
-	return one(a, err, "application_not_found", "application")
-}
-
-// Application implements people.Record.
-func (p People) Application(ctx context.Context, customer, id string) (people.Application, error) {
-	return readApplication(ctx, p.db.read, customer, id)
-}
-
+// Application implements people.Tx.
 func (t *tx) Application(ctx context.Context, id string) (people.Application, error) {
-	return readApplication(ctx, t, t.chain, id)
+	a, err := scanApplication(t.QueryRowContext(ctx, `SELECT `+applicationColumns+` FROM applications a WHERE a.id = $1 AND a.customer_id = $2`, id, t.chain))
+	return one(a, err, "application_not_found", "application")
 }
 
 // Applications implements people.Record.
 func (p People) Applications(ctx context.Context, q people.Query) ([]people.Application, error) {
 	f := newFilter(`a.`, &q)
 	f.unless(q.Name == "", `name = `, q.Name)
+	if q.For != "" {
+		f.where = append(f.where, `(EXISTS (SELECT 1 FROM access_templates t WHERE t.customer_id = a.customer_id AND t.app_id = a.id)
+			OR EXISTS (SELECT 1 FROM entitlements e WHERE e.app_id = a.id AND `+f.given(`e.id`, q.For)+`))`)
+	}
 	where := f.text(q.Limit)
 	found, err := p.db.read.QueryContext(ctx, `SELECT `+applicationColumns+` FROM applications a`+where, f.args...) //nolint:gosec // values are parameters
 	return listed(found, err, scanApplication, "applications")
@@ -594,18 +596,10 @@ func scanEntitlement(row scanner) (e people.Entitlement, err error) {
 	return e, err
 }
 
-func readEntitlement(ctx context.Context, q rows, customer, id string) (people.Entitlement, error) {
-	e, err := scanEntitlement(q.QueryRowContext(ctx, `SELECT `+entitlementColumns+` FROM entitlements e WHERE e.id = $1 AND e.customer_id = $2`, id, customer))
-	return one(e, err, "entitlement_not_found", "entitlement")
-}
-
-// Entitlement implements people.Record.
-func (p People) Entitlement(ctx context.Context, customer, id string) (people.Entitlement, error) {
-	return readEntitlement(ctx, p.db.read, customer, id)
-}
-
+// Entitlement implements people.Tx.
 func (t *tx) Entitlement(ctx context.Context, id string) (people.Entitlement, error) {
-	return readEntitlement(ctx, t, t.chain, id)
+	e, err := scanEntitlement(t.QueryRowContext(ctx, `SELECT `+entitlementColumns+` FROM entitlements e WHERE e.id = $1 AND e.customer_id = $2`, id, t.chain))
+	return one(e, err, "entitlement_not_found", "entitlement")
 }
 
 // Entitlements implements people.Record.
@@ -613,6 +607,10 @@ func (p People) Entitlements(ctx context.Context, q people.Query) ([]people.Enti
 	f := newFilter(`e.`, &q)
 	f.unless(q.Name == "", `name = `, q.Name)
 	f.unless(q.Application == "", `app_id = `, q.Application)
+	if q.For != "" {
+		f.where = append(f.where, `(EXISTS (SELECT 1 FROM access_template_refs r WHERE r.customer_id = e.customer_id AND r.kind = 'entitlement' AND r.ref_id = e.id)
+			OR `+f.given(`e.id`, q.For)+`)`)
+	}
 	where := f.text(q.Limit)
 	found, err := p.db.read.QueryContext(ctx, `SELECT `+entitlementColumns+` FROM entitlements e`+where, f.args...) //nolint:gosec // values are parameters
 	return listed(found, err, scanEntitlement, "entitlements")

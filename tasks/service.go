@@ -39,13 +39,8 @@ type Config struct {
 // New makes the service.
 func New(cfg Config) *Tasks { return &Tasks{cfg: cfg} }
 
-// May allows root, admins, and keys with the scope access_requests_manage.
-func (*Tasks) May(c *authz.Caller) error {
-	if c.Manages() {
-		return nil
-	}
-	return latchkey.Errorf(latchkey.Forbidden, "scope_missing", "the key lacks the scope access_requests_manage")
-}
+// May allows managers.
+func (*Tasks) May(c *authz.Caller) error { return authz.MayManage(c) }
 
 // mayWrite lets root alone write scripts: they are programs that the server runs.
 func (s *Tasks) mayWrite(c *authz.Caller, t Type) error {
