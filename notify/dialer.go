@@ -214,7 +214,7 @@ func numeric(label string) bool {
 const maxResponseHead = 32 << 10
 
 // Client makes a client for requests on behalf of customers, each bounded by
-// timeout with all that belongs to it. It uses no proxy, follows no redirect (the
+// timeout with all that belongs to it; 0 leaves that to its context. It uses no proxy, follows no redirect (the
 // response with it is what the caller gets), and unpacks nothing. The body of a
 // response is the caller's to bound. Close its idle connections at the end.
 func (g *Guard) Client(timeout time.Duration) *http.Client {

@@ -403,6 +403,8 @@ func (r *Runner) execute(ctx context.Context, task *Task, run *Run, request *acc
 		if err != nil {
 			return Outcome{}, err
 		}
+		ctx, cancel := context.WithTimeout(ctx, access.TriggerTimeout) // as long as an approval waits
+		defer cancel()
 		return r.cfg.Executor.Post(ctx, Message{ID: run.ID, URL: task.URL, Key: key, At: at, Body: body}).kept(nil), nil
 	}
 	settings, err := settings(run, request, &event)

@@ -43,7 +43,9 @@ type rig struct {
 	script func(ctx context.Context, job tasks.ScriptJob) (tasks.Outcome, error)
 	posts  []tasks.Message
 	reply  tasks.Outcome
-	ran    []map[string]string // configurations of the scripts that ran
+	// deadline is that of the last post.
+	deadline time.Time
+	ran      []map[string]string // configurations of the scripts that ran
 }
 
 type anything struct{}
@@ -115,10 +117,11 @@ func (r *rig) RunScript(ctx context.Context, job tasks.ScriptJob) (tasks.Outcome
 }
 
 // Post implements tasks.Executor.
-func (r *rig) Post(_ context.Context, m tasks.Message) tasks.Outcome {
+func (r *rig) Post(ctx context.Context, m tasks.Message) tasks.Outcome {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.posts = append(r.posts, m)
+	r.deadline, _ = ctx.Deadline()
 	return r.reply
 }
 
@@ -506,6 +509,9 @@ func TestRunner_WebhookTasksAreToldTheEventAndNoReason(t *testing.T) {
 	}
 	if len(r.posts) != 2 {
 		t.Fatalf("%d posts", len(r.posts))
+	}
+	if left := time.Until(r.deadline); left > access.TriggerTimeout || left < access.TriggerTimeout-10*time.Second {
+		t.Errorf("the receiver has %v, an approval waits %v", left, access.TriggerTimeout)
 	}
 	for _, m := range r.posts {
 		if m.URL != "https://board.example.com/hook" || !bytes.Equal(m.Key, key) || m.ID == "" || bytes.Contains(m.Body, []byte("justification")) ||
