@@ -10,6 +10,7 @@ import (
 	"math/rand/v2"
 	"net"
 	"net/http"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -330,15 +331,24 @@ const (
 // eyes alone and without anything like a credential.
 func (s *Sender) redact(text string, secrets *deliveries.Secrets) string {
 	text = strings.ToValidUTF8(text, "")
+	hidden := []string{}
 	for _, value := range secrets.Headers {
-		text = strings.ReplaceAll(text, value, "[redacted]")
+		hidden = append(hidden, value)
 		if _, credential, found := strings.Cut(value, " "); found { // Bearer …
-			text = strings.ReplaceAll(text, credential, "[redacted]")
+			hidden = append(hidden, credential)
 		}
 	}
 	if secrets.Compat != nil {
-		text = strings.ReplaceAll(text, string(secrets.Compat), "[redacted]")
+		hidden = append(hidden, string(secrets.Compat))
 	}
+	// All in one pass, the longest first: one that is part of another must not break
+	// it up before it is found.
+	slices.SortFunc(hidden, func(a, b string) int { return len(b) - len(a) })
+	pairs := make([]string, 0, 2*len(hidden))
+	for _, value := range hidden {
+		pairs = append(pairs, value, "[redacted]")
+	}
+	text = strings.NewReplacer(pairs...).Replace(text)
 	text = strings.Map(func(r rune) rune {
 		if unicode.IsControl(r) {
 			return ' '
