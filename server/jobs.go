@@ -27,9 +27,10 @@ const (
 
 	// grantMinutes is how long a login is asked for where nobody says.
 	grantMinutes = 60
-	// maxJobs and maxAccounts bound what one list is made of.
+	// maxJobs bounds what a list of jobs is made of, and maxRequests how many requests
+	// are looked at for them.
 	maxJobs     = 1000
-	maxAccounts = 1000
+	maxRequests = 10_000
 )
 
 // jobRoutes are those of the compatibility group.
@@ -143,14 +144,18 @@ func (b jobBody) flag(member string) bool {
 	}
 }
 
-// number reads a whole number from 1.
+// number reads a whole number from 1, or the text of one.
 func (b jobBody) number(member string, otherwise int) int {
 	v := b.v.Get(member)
 	if absent(v) {
 		return otherwise
 	}
-	n, err := strconv.Atoi(v.Raw())
-	if v.Kind() != strictjson.Number || err != nil || n < 1 {
+	text := v.Raw()
+	if v.Kind() == strictjson.String {
+		text = v.Text()
+	}
+	n, err := strconv.Atoi(text)
+	if err != nil || n < 1 {
 		b.fault(member, "out_of_range", "want a whole number from 1")
 		return otherwise
 	}
@@ -188,17 +193,6 @@ func (b jobBody) time(member string) latchkey.Instant {
 	return latchkey.InstantOf(t)
 }
 
-// page reads Args: which part of a list is wanted.
-func (b jobBody) page() (from, most int) {
-	args := b.object("Args")
-	number, size := args.number("PageNumber", 1), args.number("PageSize", 100)
-	size = min(size, args.number("Limit", size), maxJobs)
-	if number > maxJobs { // beyond the end of every list
-		number = maxJobs
-	}
-	return (number - 1) * size, size
-}
-
 // listAccounts answers POST /ServerManage/GetAccountsForLogin: the accounts of a
 // host that the caller may log in to, or ask for.
 func (s *Server) listAccounts(r *request) error {
@@ -207,7 +201,7 @@ func (s *Server) listAccounts(r *request) error {
 		return err
 	}
 	host, filter, domain := b.required("host"), b.text("filter"), b.flag("domainOnly")
-	from, most := b.page()
+	args := b.args()
 	if err := b.err(); err != nil {
 		return err
 	}
@@ -220,29 +214,40 @@ func (s *Server) listAccounts(r *request) error {
 	if err != nil {
 		return err
 	}
-	records, err := s.cfg.Record.Resources(ctx, authz.EntityQuery{Customer: r.caller.Customer.ID, Type: accountKind, Labels: map[string]string{"host": host}, Limit: maxAccounts})
-	if err != nil {
-		return err
-	}
 	accounts := []account{}
-	for _, record := range records {
-		a := accountOf(record)
-		if !strings.Contains(strings.ToLower(a.Name), strings.ToLower(filter)) || domain && !strings.EqualFold(a.AuthorityType, "Domain") {
-			continue
-		}
-		allowed, err := s.mayLogIn(&r.caller, record.EntityRef, r.now)
+	q := authz.EntityQuery{Customer: r.caller.Customer.ID, Type: accountKind, Labels: map[string]string{"host": host}, Limit: 1000}
+	for more := true; more; {
+		records, err := s.cfg.Record.Resources(ctx, q) // which fails once the time is over
 		if err != nil {
 			return err
 		}
-		if !allowed {
-			if _, err := access.Match(templates, record); err != nil {
+		for _, record := range records {
+			a := accountOf(record)
+			if !strings.Contains(strings.ToLower(a.Name), strings.ToLower(filter)) || domain && !strings.EqualFold(a.AuthorityType, "Domain") {
 				continue
 			}
+			allowed, err := s.mayLogIn(&r.caller, record.EntityRef, r.now)
+			if err != nil {
+				return err
+			}
+			if !allowed {
+				if _, err := access.Match(templates, record); err != nil {
+					continue
+				}
+			}
+			a.RequestRequired = !allowed
+			accounts = append(accounts, a)
 		}
-		a.RequestRequired = !allowed
-		accounts = append(accounts, a)
+		if more = len(records) == q.Limit; more {
+			q.After = records[len(records)-1].EntityRef
+		}
 	}
-	return r.sendJob(accounts[min(from, len(accounts)):min(from+most, len(accounts))])
+	slices.SortStableFunc(accounts, func(a, b account) int { return strings.Compare(a.Name, b.Name) })
+	page, err := pageOf(args, accounts)
+	if err != nil {
+		return err
+	}
+	return r.sendJob(page)
 }
 
 // mayLogIn asks whether the caller may log in now, as any decision is made.
@@ -389,7 +394,7 @@ func (s *Server) listJobs(r *request) error {
 		return err
 	}
 	kind := b.text("type")
-	from, most := b.page()
+	args := b.args()
 	var lists []requestList
 	switch strings.ToLower(kind) {
 	case "", "all":
@@ -412,24 +417,32 @@ func (s *Server) listJobs(r *request) error {
 	if err != nil {
 		return err
 	}
-	page, accounts := jobs[min(from, len(jobs)):min(from+most, len(jobs))], accountCache{}
-	list := jobList{Count: len(page), FullCount: len(jobs), Columns: jobColumns, Results: []jobRow{}}
-	for i := range page {
-		v, err := s.jobView(ctx, r, &page[i], accounts)
+	rows, accounts := make([]jobRecord, len(jobs)), accountCache{}
+	for i := range jobs {
+		v, err := s.jobView(ctx, r, &jobs[i], accounts)
 		if err != nil {
 			return err
 		}
-		list.Results = append(list.Results, v.inList())
+		rows[i] = v.record()
+	}
+	page, err := pageOf(args, rows)
+	if err != nil {
+		return err
+	}
+	list := jobList{Count: len(page), FullCount: len(jobs), Columns: jobColumns, Results: []jobRow{}}
+	for _, row := range page {
+		list.Results = append(list.Results, jobRow{Entities: []jobEntity{{Type: "WorkFlowJob", Key: row.ID}}, Row: row})
 	}
 	return r.sendJob(list)
 }
 
-// gatherJobs reads lists to their ends, or as far as may be, newest first.
+// gatherJobs reads lists to their ends, or as far as may be, newest first. Among jobs
+// there may be many other requests.
 func gatherJobs(ctx context.Context, call authz.Call, lists []requestList) (jobs []access.Request, err error) {
 	seen := map[string]bool{}
 	for _, list := range lists {
-		q := access.Query{Limit: 100}
-		for read := 0; read < maxJobs; read += q.Limit {
+		q, before := access.Query{Limit: 500}, len(jobs)
+		for read := 0; read < maxRequests && len(jobs)-before < maxJobs; read += q.Limit {
 			page, err := list(ctx, call, q)
 			if err != nil {
 				return nil, err

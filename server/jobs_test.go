@@ -169,7 +169,7 @@ func TestJobs_AskForALoginAndHaveItInItsWindow(t *testing.T) {
 	b := startJobs(t)
 	b.template("")
 	accounts := b.post("/ServerManage/GetAccountsForLogin", b.jane.token, "accounts.request", "").shapedAs(t, "accounts")
-	if n := accounts.get("Result.#").Int(); n != 3 || accounts.text("Result.0.name") != "root" || accounts.text("Result.1.accountId") != jobAccount || !accounts.get("Result.1.requestRequired").Bool() {
+	if n := accounts.get("Result.#").Int(); n != 3 || accounts.text("Result.0.accountId") != jobAccount || accounts.text("Result.1.name") != "root" || !accounts.get("Result.0.requestRequired").Bool() {
 		t.Errorf("accounts: %s", accounts.body)
 	}
 
@@ -211,7 +211,7 @@ func TestJobs_AskForALoginAndHaveItInItsWindow(t *testing.T) {
 		t.Error("may not log in within the window")
 	}
 	after := b.post("/ServerManage/GetAccountsForLogin", b.jane.token, "accounts.request", "")
-	if after.get("Result.1.requestRequired").Bool() || !after.get("Result.0.requestRequired").Bool() {
+	if after.get("Result.0.requestRequired").Bool() || !after.get("Result.1.requestRequired").Bool() {
 		t.Errorf("accounts afterwards: %s", after.body)
 	}
 	b.clock.advance(time.Hour)
@@ -372,6 +372,20 @@ func TestJobs_ListWhatConcernsTheCaller(t *testing.T) {
 			t.Errorf("%s %s: %v of %d, want %v of %d", tt.kind, tt.args, got, full, tt.want, tt.full)
 		}
 	}
+	// Newest first, whatever the direction, unless a member of the rows is named.
+	for args, want := range map[string][]string{
+		`{"SortBy":"","direction":"True"}`:                                    {own, second, first},
+		`{"SortBy":"CreatedDate"}`:                                            {first, second, own},
+		`{"SortBy":"createddate","direction":"True"}`:                         {own, second, first},
+		`{"SortBy":"Description","direction":"False"}`:                        {own, first, second}, // jtest on, newest first; root on
+		`{"SortBy":"Initiator","direction":"False"}`:                          {own, second, first},
+		`{"SortBy":"CreatedDate","direction":"","PageNumber":2,"PageSize":2}`: {own},
+	} {
+		if got, full := list(b.boss.token, "all", args); !slices.Equal(got, want) || full != 3 {
+			t.Errorf("%s: %v of %d, want %v", args, got, full, want)
+		}
+	}
+	b.do("POST", "/JobFlow/GetMyJobs", b.jane.token, `{"type":"all","Args":{"SortBy":"Context"}}`).refusedJob("invalid_value")
 	b.do("POST", "/JobFlow/GetMyJobs", b.jane.token, `{"type":"theirs"}`).refusedJob("invalid_value")
 }
 
@@ -390,7 +404,7 @@ func TestJobs_FilterAccounts(t *testing.T) {
 	}
 	b.template("")
 	for body, want := range map[string]string{
-		`{"host":"` + jobHost + `"}`:                                           "root jtest svc",
+		`{"host":"` + jobHost + `"}`:                                           "jtest root svc",
 		`{"host":"` + jobHost + `","filter":"TES"}`:                            "jtest",
 		`{"host":"` + jobHost + `","domainOnly":"true"}`:                       "svc",
 		`{"host":"` + jobHost + `","domainOnly":true}`:                         "svc",
@@ -403,9 +417,49 @@ func TestJobs_FilterAccounts(t *testing.T) {
 			t.Errorf("%s: %s, want %s", body, got, want)
 		}
 	}
+	for args, want := range map[string]string{
+		`"SortBy":"","direction":"False"`:                                  "jtest root svc",
+		`"SortBy":"name","direction":"True"`:                               "svc root jtest",
+		`"SortBy":"Name","direction":"DESC","PageNumber":"2","PageSize":2`: "jtest",
+		`"SortBy":"accountId","direction":"asc"`:                           "root jtest svc",
+		`"SortBy":"authority"`:                                             "svc jtest root",
+		`"SortBy":"authority","direction":true`:                            "jtest root svc",
+		`"SortBy":"requestRequired","direction":"false"`:                   "jtest root svc",
+	} {
+		if got := strings.Join(names(`{"host":"`+jobHost+`","Args":{`+args+`}}`), " "); got != want {
+			t.Errorf("%s: %s, want %s", args, got, want)
+		}
+	}
+	for _, args := range []string{`"SortBy":"host"`, `"SortBy":"Entities"`, `"SortBy":7`, `"SortBy":"name","direction":"up"`, `"PageSize":0`, `"PageSize":"many"`} {
+		if r := b.do("POST", "/ServerManage/GetAccountsForLogin", b.jane.token, `{"host":"`+jobHost+`","Args":{`+args+`}}`).is(200); r.get("success").Bool() {
+			t.Errorf("%s: %s", args, r.body)
+		}
+	}
 	key := b.createFor("default", `{"decision":true}`).secret
 	b.do("POST", "/ServerManage/GetAccountsForLogin", key, `{"host":"`+jobHost+`"}`).refusedJob("person_required")
 	b.do("POST", "/ServerManage/GetAccountsForLogin", b.jane.token, `{}`).refusedJob("missing_member")
+}
+
+// However many accounts a host has, each of them is found.
+func TestJobs_AHostHasAsManyAccountsAsItHas(t *testing.T) {
+	t.Parallel()
+	b := startJobs(t)
+	b.template("")
+	var items []string
+	for i := range 1500 {
+		items = append(items, fmt.Sprintf(`{"kind":"account","id":"a%04d","displayName":"user%04d","labels":{"host":"big"}}`, i, 1499-i))
+	}
+	b.do("POST", "/v1/resources:bulkUpdate", b.root, `{"resources":[`+strings.Join(items, ",")+`]}`).is(200)
+	accounts := func(body string) []gjson.Result {
+		return b.do("POST", "/ServerManage/GetAccountsForLogin", b.jane.token, body).is(200).get("Result").Array()
+	}
+	if all := accounts(`{"host":"big","Args":{"PageNumber":1,"PageSize":100000,"Limit":100000,"SortBy":"","direction":"False","Caching":-1}}`); len(all) != 1500 ||
+		all[0].Get("accountId").String() != "a1499" || all[1499].Get("accountId").String() != "a0000" {
+		t.Errorf("%d accounts", len(all))
+	}
+	if found := accounts(`{"host":"big","filter":"user0000"}`); len(found) != 1 || found[0].Get("accountId").String() != "a1499" {
+		t.Errorf("the last one is not found: %v", found)
+	}
 }
 
 // Whatever is wrong is told in the envelope; who is not let in gets 401.

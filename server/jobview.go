@@ -417,17 +417,17 @@ func (v *jobView) stepArgs() string {
 
 const noMobile = `{"NotificationIds":{}}`
 
-func (v *jobView) inList() jobRow {
+func (v *jobView) record() jobRecord {
 	at, total := v.steps()
 	last := v.history[len(v.history)-1]
-	return jobRow{Entities: []jobEntity{{Type: "WorkFlowJob", Key: v.q.ID}}, Row: jobRecord{
+	return jobRecord{
 		TargetPrincipalType: "User", EntityContext: "*", MobileNotificationData: noMobile, Metadata: jobMetadata{1, 1}, ACL: "true",
 		InitiatorID: v.q.Requester.ID, PartitionKey: v.customer, Timestamp: jobTime(v.updated), StepNum: at, EncryptKeyID: v.customer, ID: v.q.ID,
 		StateUpdatedDate: jobTime(v.updated), Description: v.description(), TargetPrincipalName: jobUser(v.target), BlessAs: access.System,
 		DefaultOptions: v.defaultOptions(), Context: v.context(), StepArgs: v.stepArgs(), Initiator: jobUser(v.q.Requester),
 		LastHistoryEntry: "(" + last.From + ")" + last.Message, TargetPrincipalID: v.target.ID, CreatedDate: jobTime(v.q.CreatedAt),
 		TableName: "workjob", History: string(jobJSON(v.history)), TotalStepNum: total, OptionsSelector: 1, State: jobState(v.q, v.now), JS: loginScript,
-	}}
+	}
 }
 
 func (v *jobView) result() jobResult {
