@@ -249,8 +249,10 @@ func labels(v strictjson.Value, at string) (*string, error) {
 	for name, value := range v.Members() {
 		at := strictjson.Pointer(at, name)
 		switch {
-		case name == "" || len(name) > maxLabelName || strings.ContainsFunc(name, unicode.IsControl):
-			return nil, entityFault(at, "invalid_label", fmt.Sprintf("a label's name has 1 to %d bytes, without control characters", maxLabelName))
+		// Names that are numbers are put in another order by JavaScript, and receivers
+		// sign what they have parsed and written again.
+		case !beginsWithLetter(name) || len(name) > maxLabelName || strings.ContainsFunc(name, unicode.IsControl):
+			return nil, entityFault(at, "invalid_label", fmt.Sprintf("a label's name has up to %d bytes, begins with a letter of ASCII, and has no control characters", maxLabelName))
 		case value.Kind() != strictjson.String:
 			return nil, entityFault(at, "wrong_type", "want a string, got "+value.Kind().String())
 		case len(value.Text()) > maxLabelValue:
@@ -261,6 +263,10 @@ func labels(v strictjson.Value, at string) (*string, error) {
 	}
 	text := string(v.AppendCanonical(nil))
 	return &text, nil
+}
+
+func beginsWithLetter(name string) bool {
+	return name != "" && ('a' <= name[0] && name[0] <= 'z' || 'A' <= name[0] && name[0] <= 'Z')
 }
 
 func properties(v strictjson.Value, at string) (*string, error) {

@@ -7,10 +7,10 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"errors"
+	"maps"
 	"net/http"
 	"net/url"
 	"slices"
-	"strconv"
 	"time"
 
 	"github.com/latchkey-dev/latchkey/internal/strictjson"
@@ -102,7 +102,7 @@ func decisionQuestion(q *OnCallQuestion, asked []OnCallResource, at string) []by
 		b = member(member(b, "kind", r.Kind), "displayName", r.Name)
 		b = append(b, `"labels":{`...)
 		n := len(b)
-		for _, name := range sortedLabels(r.Labels) {
+		for _, name := range slices.Sorted(maps.Keys(r.Labels)) {
 			b = member(b, name, r.Labels[name])
 		}
 		if len(b) > n {
@@ -114,19 +114,6 @@ func decisionQuestion(q *OnCallQuestion, asked []OnCallResource, at string) []by
 	b = member(b, "timestamp", at)
 	b = member(append(b, `"meta":{"labels":{`...), "indent.com/workflow/origin/id", q.Template.ID)
 	return append(end(b), `}}]}`...)
-}
-
-// sortedLabels are the names of labels that JavaScript leaves where they are: it
-// would put those that look like an index of a list first.
-func sortedLabels(labels map[string]string) []string {
-	var names []string
-	for name := range labels {
-		if _, err := strconv.ParseUint(name, 10, 32); err != nil {
-			names = append(names, name)
-		}
-	}
-	slices.Sort(names)
-	return names
 }
 
 // read takes what the claims say of this person and these resources. Claims that

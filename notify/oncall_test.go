@@ -27,7 +27,7 @@ var onCallNow = time.Date(2026, 3, 2, 10, 30, 0, 0, time.UTC)
 func aboutJane() *notify.OnCallQuestion {
 	return &notify.OnCallQuestion{At: onCallNow, Person: notify.OnCallPerson{ID: "p-jane", Email: "jane@example.com", Name: "Jane"},
 		Template:  notify.OnCallResource{Kind: "access_request_template", ID: "t-1", Name: "Databases"},
-		Resources: []notify.OnCallResource{{Kind: "database", ID: "payments", Labels: map[string]string{"env": "prod", "7": "x"}}}}
+		Resources: []notify.OnCallResource{{Kind: "database", ID: "payments", Labels: map[string]string{"env": "prod"}}}}
 }
 
 // standIn serves a fake, or a handler, for the length of the test.

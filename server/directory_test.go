@@ -69,6 +69,9 @@ func TestDirectory_ResourcesAreUpsertedShownListedAndDeleted(t *testing.T) {
 			t.Errorf("%s: got %s, want %s", query, list.body, want)
 		}
 	}
+	if r := a.do("GET", "/v1/resources?label=plan", m.secret, "").refused(400, "unknown_parameter"); !strings.Contains(r.body, "label.NAME") {
+		t.Errorf("the refusal does not say how labels are asked for: %s", r.body)
+	}
 	var ids []string
 	for path := "/v1/resources?limit=2"; ; {
 		page := a.do("GET", path, m.secret, "").is(200)
@@ -197,6 +200,9 @@ func TestDirectory_RefusesWhatIsWrongWithAnItem(t *testing.T) {
 		{"resources", entity("host", "x", `"labels":[]`), "wrong_type", "/resources/0/labels"},
 		{"resources", entity("host", "x", `"labels":{"a":1}`), "wrong_type", "/resources/0/labels/a"},
 		{"resources", entity("host", "x", `"labels":{"":"a"}`), "invalid_label", "/resources/0/labels/"},
+		// JavaScript would write it in another place than we have signed it in.
+		{"resources", entity("host", "x", `"labels":{"a":"b","7":"x"}`), "invalid_label", "/resources/0/labels/7"},
+		{"resources", entity("host", "x", `"labels":{"é":"x"}`), "invalid_label", "/resources/0/labels/é"},
 		{"resources", entity("host", "x", `"labels":{"a":"`+a.root+`"}`), "credential_in_label", "/resources/0/labels/a"},
 		{"resources", entity("host", "x", `"properties":"a"`), "wrong_type", "/resources/0/properties"},
 		{"resources", entity("host", "x", `"properties":{"a":{"b":"`+a.root+`"}}`), "credential_in_properties", "/resources/0/properties"},

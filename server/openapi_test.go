@@ -995,7 +995,7 @@ func (s *openapiServer) parameters(op string, refusal []byte) {
 		}
 		name := parameter["name"].(string)
 		if parameter["in"] == "query" {
-			documented = append(documented, strings.NewReplacer("metadata.username", "metadata.", "label.plan", "label.").Replace(name))
+			documented = append(documented, strings.NewReplacer("metadata.username", "metadata.NAME", "label.plan", "label.NAME").Replace(name))
 		}
 	}
 	slices.Sort(known)

@@ -8,6 +8,7 @@ import (
 	"net"
 	"net/netip"
 	"net/url"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -235,7 +236,13 @@ func unknownParameter(known []string) string {
 	if len(known) == 0 {
 		return "this path takes no query parameters"
 	}
-	return "unknown query parameter; known are " + strings.Join(known, ", ")
+	names := slices.Clone(known)
+	for i, name := range names {
+		if strings.HasSuffix(name, ".") {
+			names[i] += "NAME"
+		}
+	}
+	return "unknown query parameter; known are " + strings.Join(names, ", ")
 }
 
 func (q *query) fault(name, code, detail string) {
