@@ -19,18 +19,22 @@ type Record interface {
 	Webhook(ctx context.Context, customer, id string) (Webhook, error)
 	// Webhooks returns those of a customer, oldest first.
 	Webhooks(ctx context.Context, customer string) ([]Webhook, error)
-	// Deliveries returns those of a webhook, latest event first.
+	// Deliveries returns those of a target, latest event first.
 	Deliveries(ctx context.Context, q Query) ([]Delivery, error)
 	vault.Record
 }
 
-// Query selects deliveries of one webhook.
+// Query selects deliveries of one target.
 type Query struct {
 	Customer string
-	Webhook  string
+	Target   string // id of the webhook, or EmailTarget's
 	Status   Status // "" for any
-	Before   int64  // only of events with a lower sequence number; 0 for any
-	Limit    int
+	// Before and BeforeRecipient are of the last one of the page before: only what
+	// comes after it, in the order of falling sequence numbers and recipients. 0
+	// for the first page.
+	Before          int64
+	BeforeRecipient string
+	Limit           int
 }
 
 // Tx is what a change may do to webhooks and their deliveries, in the chain's
@@ -48,8 +52,8 @@ type Tx interface {
 	UpdateWebhook(ctx context.Context, w Webhook) error
 	// DeleteWebhook deletes one with its deliveries.
 	DeleteWebhook(ctx context.Context, id string) error
-	// Delivery returns one of a webhook, NotFound without it.
-	Delivery(ctx context.Context, webhook, id string) (Delivery, error)
+	// Delivery returns one of a target, NotFound without it.
+	Delivery(ctx context.Context, target, id string) (Delivery, error)
 	// UpdateDelivery writes how far one is.
 	UpdateDelivery(ctx context.Context, d Delivery) error
 }

@@ -336,9 +336,15 @@ func (s *Webhooks) Rotate(ctx context.Context, call authz.Call, id string, grace
 	return w, err
 }
 
-// Deliveries returns those of a webhook, latest event first.
+// Deliveries returns those of a webhook, latest event first. ByEmail in place of
+// its id, which is q's target, stands for the customer's e-mail.
 func (s *Webhooks) Deliveries(ctx context.Context, call authz.Call, q Query) ([]Delivery, error) {
-	if _, err := s.Get(ctx, call, q.Webhook); err != nil {
+	if err := s.May(&call.Caller); err != nil {
+		return nil, err
+	}
+	if q.Target == string(ByEmail) {
+		q.Target = EmailTarget(call.Customer.ID)
+	} else if _, err := s.Get(ctx, call, q.Target); err != nil {
 		return nil, err
 	}
 	q.Customer = call.Customer.ID
@@ -346,30 +352,39 @@ func (s *Webhooks) Deliveries(ctx context.Context, call authz.Call, q Query) ([]
 }
 
 // Replay makes a delivery that was made, or is dead, due once more. Its id stays,
-// so that a receiver which has it already can tell.
+// so that a receiver which has it already can tell. ByEmail stands for the customer's
+// e-mail, as in Deliveries.
 func (s *Webhooks) Replay(ctx context.Context, call authz.Call, webhook, id string) (d Delivery, err error) {
 	if err := s.May(&call.Caller); err != nil {
 		return d, err
 	}
-	if !isID(webhook) {
+	target, resource := webhook, audit.Resource{Type: "webhook", ID: webhook}
+	switch {
+	case webhook == string(ByEmail):
+		target = EmailTarget(call.Customer.ID)
+	case !isID(webhook):
 		return d, errNotFound
 	}
 	if !isID(id) {
 		return d, errDeliveryNotFound
 	}
 	err = s.cfg.Record.Change(ctx, call.Change(func() any { return d }), func(tx Tx) (audit.Draft, error) {
-		w, err := tx.Webhook(ctx, webhook)
-		if err != nil {
-			return audit.Draft{}, err
+		if target == webhook {
+			w, err := tx.Webhook(ctx, webhook)
+			if err != nil {
+				return audit.Draft{}, err
+			}
+			resource = w.resource()
 		}
-		if d, err = tx.Delivery(ctx, webhook, id); err != nil {
+		var err error
+		if d, err = tx.Delivery(ctx, target, id); err != nil {
 			return audit.Draft{}, err
 		}
 		if d.Status == Pending {
 			return audit.Draft{}, latchkey.Errorf(latchkey.Conflict, "delivery_pending", "the delivery is still under way")
 		}
 		d = d.Again(call.Now)
-		draft := call.Draft("webhook.replay", w.resource())
+		draft := call.Draft("webhook.replay", resource)
 		draft.Changes = authz.Changes("delivery_id", d.ID, "event", d.Event, "request_id", d.RequestID)
 		return draft, tx.UpdateDelivery(ctx, d)
 	})

@@ -151,7 +151,7 @@ func (w *world) send() (n int) {
 
 func (w *world) deliveries(of string) []deliveries.Delivery {
 	w.Helper()
-	list, err := w.db.Deliveries().Deliveries(context.Background(), deliveries.Query{Customer: authz.DefaultCustomer, Webhook: of, Limit: 1000})
+	list, err := w.db.Deliveries().Deliveries(context.Background(), deliveries.Query{Customer: authz.DefaultCustomer, Target: of, Limit: 1000})
 	if err != nil {
 		w.Fatal(err)
 	}

@@ -110,16 +110,16 @@ func (s *Server) rotateWebhook(r *request) error {
 	}, webhookReply)
 }
 
-// listDeliveries lists those of a webhook, latest event first.
+// listDeliveries lists those of a webhook, or those by e-mail, latest event first.
 func (s *Server) listDeliveries(r *request) error {
 	q := r.query("status", "limit", "cursor")
 	dq := deliveries.Query{
-		Webhook: r.param("id"),
-		Status:  deliveries.Status(q.oneOf("status", "", string(deliveries.Pending), string(deliveries.Delivered), string(deliveries.Dead))),
-		Limit:   q.number("limit", 50, 1, 200),
+		Target: r.param("id"),
+		Status: deliveries.Status(q.oneOf("status", "", string(deliveries.Pending), string(deliveries.Delivered), string(deliveries.Dead))),
+		Limit:  q.number("limit", 50, 1, 200),
 	}
 	if cursor, ok := q.values["cursor"]; ok {
-		if dq.Before, ok = parseDeliveryCursor(cursor); !ok {
+		if dq.Before, dq.BeforeRecipient, ok = parseDeliveryCursor(cursor); !ok {
 			q.fault("cursor", "invalid_cursor", "want a next_cursor of an earlier page")
 		}
 	}
@@ -133,7 +133,9 @@ func (s *Server) listDeliveries(r *request) error {
 	if err != nil {
 		return err
 	}
-	return page(r, "deliveries", list, dq.Limit-1, appendDelivery, func(d *deliveries.Delivery) string { return "delivery:" + strconv.FormatInt(d.Seq, 10) })
+	return page(r, "deliveries", list, dq.Limit-1, appendDelivery, func(d *deliveries.Delivery) string {
+		return "delivery:" + strconv.FormatInt(d.Seq, 10) + ":" + d.Recipient
+	})
 }
 
 func (s *Server) replayDelivery(r *request) error {
@@ -146,14 +148,17 @@ func (s *Server) replayDelivery(r *request) error {
 	})
 }
 
-func parseDeliveryCursor(text string) (seq int64, ok bool) {
+func parseDeliveryCursor(text string) (seq int64, recipient string, ok bool) {
 	b, err := base64.RawURLEncoding.DecodeString(text)
-	number, ok := strings.CutPrefix(string(b), "delivery:")
+	place, ok := strings.CutPrefix(string(b), "delivery:")
 	if err != nil || !ok {
-		return 0, false
+		return 0, "", false
 	}
-	seq, err = strconv.ParseInt(number, 10, 64)
-	return seq, err == nil && seq > 0
+	number, recipient, ok := strings.Cut(place, ":")
+	if seq, err = strconv.ParseInt(number, 10, 64); err != nil || seq < 1 || !isText(recipient) {
+		return 0, "", false
+	}
+	return seq, recipient, ok
 }
 
 // appendWebhook appends a webhook. The values of headers are null: they are never
@@ -189,7 +194,12 @@ func appendWebhook(b []byte, w *deliveries.Shown) []byte {
 
 func appendDelivery(b []byte, d *deliveries.Delivery) []byte {
 	b = strictjson.AppendString(append(b, `{"id":`...), d.ID)
-	b = strictjson.AppendString(append(b, `,"webhook_id":`...), d.Target)
+	webhook := d.Target
+	if d.Channel == deliveries.ByEmail {
+		webhook = ""
+	}
+	b = appendOptional(append(b, `,"webhook_id":`...), webhook)
+	b = appendOptional(append(b, `,"recipient_id":`...), d.Recipient)
 	b = strictjson.AppendString(append(b, `,"event":`...), d.Event)
 	b = appendInstant(append(b, `,"event_at":`...), d.EventAt)
 	b = strictjson.AppendString(append(b, `,"request_id":`...), d.RequestID)

@@ -5,6 +5,7 @@ import (
 	"encoding/base64"
 	"fmt"
 	"net/http"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -332,5 +333,80 @@ func TestDeliveries_AreOfEventsAfterTheWebhookThatItWants(t *testing.T) {
 	}
 	if claimed, err := queue.Claim(t.Context(), id, now(), 100); err != nil || len(claimed) != 1 || claimed[0].EndsAt != now().Add(deliveries.Patience) {
 		t.Errorf("%+v, %v", claimed, err)
+	}
+}
+
+// What people are told by e-mail is kept count of as well: one delivery for each of
+// them, which share an event.
+func TestDeliveries_ByEmailAreListedAndMadeOnceMore(t *testing.T) {
+	t.Parallel()
+	a := start(t)
+	a.customer("other")
+	hook, _ := a.webhook("")
+	at := latchkey.InstantOf(a.clock.now())
+	request, approvers := uuid.NewString(), []string{uuid.NewString(), uuid.NewString(), uuid.NewString(), uuid.NewString(), uuid.NewString()}
+	err := a.db.Change(t.Context(), authz.Change{Chain: authz.DefaultCustomer, At: at}, func(authz.Tx) (audit.Draft, error) {
+		return audit.Draft{ID: uuid.NewString(), At: at, Actor: audit.Actor{Type: "system", ID: "system"}, Action: "access_request.test", Outcome: "success",
+			Resource: audit.Resource{Type: "access_request", ID: request}, Changes: `{"event":"access_request.submitted","notified_approvers":[{"id":"` + strings.Join(approvers, `"},{"id":"`) + `"}]}`}, nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if n, err := deliveries.NewMaker(a.db.Deliveries(), true).RunOnce(t.Context(), at); err != nil || n != 6 {
+		t.Fatal(n, err)
+	}
+	var ids, told []string
+	for cursor := ""; ; {
+		r := a.hooks("GET", "/email/deliveries?limit=2"+cursor, "").is(200)
+		for _, d := range r.get("deliveries").Array() {
+			if d.Get("webhook_id").Raw != "null" || d.Get("event").String() != deliveries.Submitted || d.Get("request_id").String() != request || d.Get("status").String() != "pending" {
+				t.Errorf("listed: %s", d.Raw)
+			}
+			ids, told = append(ids, d.Get("id").String()), append(told, d.Get("recipient_id").String())
+		}
+		if cursor = "&cursor=" + r.text("next_cursor"); r.get("next_cursor").Raw == "null" {
+			break
+		}
+	}
+	slices.Sort(told)
+	slices.Sort(approvers)
+	if !slices.Equal(told, approvers) {
+		t.Errorf("told are %v, want %v", told, approvers)
+	}
+	// They are for managers of the customer, each under its own list.
+	replay := "/email/deliveries/" + ids[0] + "/replay"
+	plain, stranger := a.createFor(authz.DefaultCustomer, `{"decision":true}`), a.createFor("other", `{"access_requests_manage":true}`)
+	a.do("GET", "/v1/webhooks/email/deliveries", plain.secret, "").refused(403, "scope_missing")
+	a.do("POST", "/v1/webhooks"+replay, plain.secret, "").refused(403, "scope_missing")
+	if n := len(a.do("GET", "/v1/webhooks/email/deliveries", stranger.secret, "").is(200).get("deliveries").Array()); n != 0 {
+		t.Errorf("another customer sees %d", n)
+	}
+	a.do("POST", "/v1/webhooks"+replay, stranger.secret, "").refused(404, "delivery_not_found")
+	a.hooks("POST", "/"+hook+"/deliveries/"+ids[0]+"/replay", "").refused(404, "delivery_not_found")
+	a.hooks("POST", "/email/deliveries/"+a.hooks("GET", "/"+hook+"/deliveries", "").is(200).text("deliveries.0.id")+"/replay", "").refused(404, "delivery_not_found")
+	a.hooks("GET", "/email:default/deliveries", "").refused(404, "webhook_not_found")
+	a.hooks("GET", "/email", "").refused(404, "webhook_not_found")
+
+	a.hooks("POST", replay, "").refused(409, "delivery_pending")
+	queue := a.db.Deliveries()
+	claimed, err := queue.Claim(t.Context(), deliveries.EmailTarget(authz.DefaultCustomer), at, 100)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, c := range claimed {
+		if wrote, err := queue.Finish(t.Context(), c.After(deliveries.Outcome{Result: "mail_refused", ReplyStatus: 550, Final: true}, at, 0)); err != nil || !wrote {
+			t.Fatal(wrote, err)
+		}
+	}
+	dead := a.hooks("GET", "/email/deliveries?status=dead", "").is(200)
+	if dead.get("deliveries.#").Int() != 5 || dead.get("deliveries.0.last_attempt.reply_status").Int() != 550 {
+		t.Errorf("dead: %s", dead.body)
+	}
+	if d := a.hooks("POST", replay, "").is(202); d.text("id") != ids[0] || d.text("status") != "pending" || !slices.Contains(approvers, d.text("recipient_id")) {
+		t.Errorf("once more: %s", d.body)
+	}
+	// That it is made once more is in the trail, and is no event to tell anybody of.
+	if n, err := deliveries.NewMaker(queue, true).RunOnce(t.Context(), at); err != nil || n != 0 {
+		t.Errorf("%d deliveries of a replay, %v", n, err)
 	}
 }

@@ -138,7 +138,7 @@ func scanDelivery(row scanner) (d deliveries.Delivery, err error) {
 
 // Deliveries implements deliveries.Record.
 func (db DeliveryRecord) Deliveries(ctx context.Context, q deliveries.Query) ([]deliveries.Delivery, error) {
-	where, args := `target = $1 AND customer_id = $2`, []any{q.Webhook, q.Customer}
+	where, args := `target = $1 AND customer_id = $2`, []any{q.Target, q.Customer}
 	arg := func(v any) string {
 		args = append(args, v)
 		return "$" + strconv.Itoa(len(args))
@@ -147,20 +147,20 @@ func (db DeliveryRecord) Deliveries(ctx context.Context, q deliveries.Query) ([]
 		where += ` AND status = ` + arg(string(q.Status))
 	}
 	if q.Before > 0 {
-		where += ` AND seq < ` + arg(q.Before)
+		where += ` AND (seq, recipient) < (` + arg(q.Before) + `, ` + arg(q.BeforeRecipient) + `)`
 	}
 	//nolint:gosec // what is put together is written above; values are parameters
-	found, err := db.read.QueryContext(ctx, `SELECT `+deliveryColumns+` FROM deliveries WHERE `+where+` ORDER BY seq DESC LIMIT `+arg(q.Limit), args...)
+	found, err := db.read.QueryContext(ctx, `SELECT `+deliveryColumns+` FROM deliveries WHERE `+where+` ORDER BY seq DESC, recipient DESC LIMIT `+arg(q.Limit), args...)
 	list, err := collect(found, err, scanDelivery)
 	if err != nil {
-		return nil, refine(fmt.Errorf("list deliveries of webhook %s: %w", q.Webhook, err))
+		return nil, refine(fmt.Errorf("list deliveries to %s: %w", q.Target, err))
 	}
 	return list, nil
 }
 
 // Delivery implements deliveries.Tx.
-func (t deliveryTx) Delivery(ctx context.Context, webhook, id string) (deliveries.Delivery, error) {
-	d, err := scanDelivery(t.QueryRowContext(ctx, `SELECT `+deliveryColumns+` FROM deliveries WHERE id = $1 AND target = $2 AND customer_id = $3`, id, webhook, t.chain))
+func (t deliveryTx) Delivery(ctx context.Context, target, id string) (deliveries.Delivery, error) {
+	d, err := scanDelivery(t.QueryRowContext(ctx, `SELECT `+deliveryColumns+` FROM deliveries WHERE id = $1 AND target = $2 AND customer_id = $3`, id, target, t.chain))
 	if errors.Is(err, sql.ErrNoRows) {
 		return d, latchkey.Errorf(latchkey.NotFound, "delivery_not_found", "there is no such delivery")
 	}

@@ -118,7 +118,7 @@ func recordDeliveries(db *store.DB, add func(string, any, error)) {
 		hooks, err := q.Webhooks(ctx, c)
 		add("webhooks of "+c, hooks, err)
 		for _, w := range hooks {
-			list, err := q.Deliveries(ctx, deliveries.Query{Customer: c, Webhook: w.ID, Limit: 10})
+			list, err := q.Deliveries(ctx, deliveries.Query{Customer: c, Target: w.ID, Limit: 10})
 			add("deliveries of "+w.ID, list, err)
 			sealed, err := db.Secrets(ctx, c, "webhook", w.ID)
 			var labels []vault.Label
@@ -162,7 +162,7 @@ func TestAdvance_OneOfManyMakesTheDeliveriesOfAnEvent(t *testing.T) {
 			})
 		}
 		makers.Wait()
-		list, err := db.Deliveries().Deliveries(ctx, deliveries.Query{Customer: authz.DefaultCustomer, Webhook: w.ID, Limit: 100})
+		list, err := db.Deliveries().Deliveries(ctx, deliveries.Query{Customer: authz.DefaultCustomer, Target: w.ID, Limit: 100})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -181,7 +181,7 @@ func TestAdvance_OneOfManyMakesTheDeliveriesOfAnEvent(t *testing.T) {
 		if _, err := db.Deliveries().Advance(ctx, authz.DefaultCustomer, list[0].Seq, list[0].Seq, []deliveries.Delivery{made(w, seqs[0], "again")}); err != nil {
 			t.Fatal(err)
 		}
-		again, err := db.Deliveries().Deliveries(ctx, deliveries.Query{Customer: authz.DefaultCustomer, Webhook: w.ID, Limit: 100})
+		again, err := db.Deliveries().Deliveries(ctx, deliveries.Query{Customer: authz.DefaultCustomer, Target: w.ID, Limit: 100})
 		if err != nil || len(again) != len(seqs) {
 			t.Errorf("%d deliveries: %v", len(again), err)
 		}
@@ -343,7 +343,7 @@ func TestSweepDeliveries_LeavesWhatIsUnderWay(t *testing.T) {
 		if n, err := db.SweepDeliveries(ctx, start+1); err != nil || n != 2 {
 			t.Errorf("%d, %v", n, err)
 		}
-		left, err := db.Deliveries().Deliveries(ctx, deliveries.Query{Customer: authz.DefaultCustomer, Webhook: webhook("a").ID, Limit: 10})
+		left, err := db.Deliveries().Deliveries(ctx, deliveries.Query{Customer: authz.DefaultCustomer, Target: webhook("a").ID, Limit: 10})
 		if err != nil || len(left) != 1 || left[0].Status != deliveries.Pending {
 			t.Errorf("%+v, %v", left, err)
 		}

@@ -20,7 +20,7 @@ type WebhooksCmd struct {
 	Update     WebhooksUpdateCmd     `cmd:"" help:"Replace a webhook by a JSON file; a header that is null keeps its value."`
 	Delete     WebhooksDeleteCmd     `cmd:"" help:"Delete a webhook and its deliveries."`
 	Rotate     WebhooksRotateCmd     `cmd:"" help:"Give a webhook a new secret; those of before sign beside it for a while."`
-	Deliveries WebhooksDeliveriesCmd `cmd:"" help:"List the deliveries of a webhook, latest event first."`
+	Deliveries WebhooksDeliveriesCmd `cmd:"" help:"List the deliveries of a webhook, or those by e-mail, latest event first."`
 	Replay     WebhooksReplayCmd     `cmd:"" help:"Deliver once more."`
 }
 
@@ -140,7 +140,7 @@ func (cmd *WebhooksRotateCmd) Run(ctx context.Context, g *Globals, std streams) 
 // WebhooksDeliveriesCmd lists deliveries.
 type WebhooksDeliveriesCmd struct {
 	Remote `embed:""`
-	ID     string `arg:"" help:"The webhook's id."`
+	ID     string `arg:"" help:"The webhook's id, or email."`
 	Status string `help:"Only these: pending, delivered or dead." enum:",pending,delivered,dead" default:""`
 	Limit  int    `help:"Deliveries a page, 1 to 200." default:"50"`
 	Cursor string `help:"The next_cursor of the page before."`
@@ -161,7 +161,7 @@ func (cmd *WebhooksDeliveriesCmd) Run(ctx context.Context, g *Globals, std strea
 // WebhooksReplayCmd delivers once more.
 type WebhooksReplayCmd struct {
 	Remote   `embed:""`
-	ID       string `arg:"" help:"The webhook's id."`
+	ID       string `arg:"" help:"The webhook's id, or email."`
 	Delivery string `arg:"" help:"The delivery's id."`
 }
 
