@@ -59,6 +59,12 @@ func (s *Requests) groups(ctx context.Context, call *authz.Call) ([]string, erro
 	return s.cfg.Record.GroupsOf(ctx, call.Customer.ID, call.Person.ID)
 }
 
+// MayAsk returns what tells whether a template is for the caller.
+func (s *Requests) MayAsk(ctx context.Context, call authz.Call) (func(*Template) bool, error) {
+	groups, err := s.groups(ctx, &call)
+	return func(t *Template) bool { return t.allows(groups) }, err
+}
+
 // MayList allows managers.
 func (*Requests) MayList(c *authz.Caller) error { return authz.MayManage(c) }
 

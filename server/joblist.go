@@ -5,8 +5,6 @@ import (
 	"reflect"
 	"slices"
 	"strings"
-
-	"github.com/latchkey-dev/latchkey/internal/strictjson"
 )
 
 // jobArgs say in which order a list of the group is wanted, and which part of it.
@@ -26,11 +24,10 @@ func (b jobBody) args() jobArgs {
 	number, size := min(args.number("PageNumber", 1), maxPlace), min(args.number("PageSize", 100), maxPlace)
 	size = min(size, args.number("Limit", size))
 	a := jobArgs{body: args, from: (number - 1) * size, most: size, by: args.text("SortBy")}
-	word := args.v.Get("direction")
-	switch {
-	case word.Kind() == strictjson.String && strings.EqualFold(word.Text(), "desc"):
+	switch word := args.v.Get("direction"); strings.ToLower(word.Text()) {
+	case "desc", "descending":
 		a.down = true
-	case word.Kind() == strictjson.String && strings.EqualFold(word.Text(), "asc"):
+	case "asc", "ascending":
 	default:
 		a.down = args.flag("direction")
 	}

@@ -214,6 +214,10 @@ func (s *Server) listAccounts(r *request) error {
 	if err != nil {
 		return err
 	}
+	mayAsk, err := s.cfg.Requests.MayAsk(ctx, r.call())
+	if err != nil {
+		return err
+	}
 	accounts := []account{}
 	q := authz.EntityQuery{Customer: r.caller.Customer.ID, Type: accountKind, Labels: map[string]string{"host": host}, Limit: 1000}
 	for more := true; more; {
@@ -231,7 +235,7 @@ func (s *Server) listAccounts(r *request) error {
 				return err
 			}
 			if !allowed {
-				if _, err := access.Match(templates, record); err != nil {
+				if t, err := access.Match(templates, record); err != nil || !mayAsk(t) {
 					continue
 				}
 			}

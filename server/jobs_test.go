@@ -418,13 +418,13 @@ func TestJobs_FilterAccounts(t *testing.T) {
 		}
 	}
 	for args, want := range map[string]string{
-		`"SortBy":"","direction":"False"`:                                  "jtest root svc",
-		`"SortBy":"name","direction":"True"`:                               "svc root jtest",
-		`"SortBy":"Name","direction":"DESC","PageNumber":"2","PageSize":2`: "jtest",
-		`"SortBy":"accountId","direction":"asc"`:                           "root jtest svc",
-		`"SortBy":"authority"`:                                             "svc jtest root",
-		`"SortBy":"authority","direction":true`:                            "jtest root svc",
-		`"SortBy":"requestRequired","direction":"false"`:                   "jtest root svc",
+		`"SortBy":"","direction":"False"`:                                        "jtest root svc",
+		`"SortBy":"name","direction":"True"`:                                     "svc root jtest",
+		`"SortBy":"Name","direction":"Descending","PageNumber":"2","PageSize":2`: "jtest",
+		`"SortBy":"accountId","direction":"asc"`:                                 "root jtest svc",
+		`"SortBy":"authority"`:                                                   "svc jtest root",
+		`"SortBy":"authority","direction":true`:                                  "jtest root svc",
+		`"SortBy":"requestRequired","direction":"false"`:                         "jtest root svc",
 	} {
 		if got := strings.Join(names(`{"host":"`+jobHost+`","Args":{`+args+`}}`), " "); got != want {
 			t.Errorf("%s: %s, want %s", args, got, want)
@@ -438,6 +438,25 @@ func TestJobs_FilterAccounts(t *testing.T) {
 	key := b.createFor("default", `{"decision":true}`).secret
 	b.do("POST", "/ServerManage/GetAccountsForLogin", key, `{"host":"`+jobHost+`"}`).refusedJob("person_required")
 	b.do("POST", "/ServerManage/GetAccountsForLogin", b.jane.token, `{}`).refusedJob("missing_member")
+}
+
+// Accounts that are for others to ask for are nobody else's business.
+func TestJobs_ListNoAccountsThatAreForOthers(t *testing.T) {
+	t.Parallel()
+	b := startJobs(t)
+	b.template(`,"allowed_group_ids":["` + b.approvers + `"]`)
+	for who, want := range map[*member]int{b.boss: 3, b.jane: 0} {
+		if got := b.do("POST", "/ServerManage/GetAccountsForLogin", who.token, `{"host":"`+jobHost+`"}`).is(200).get("Result").Array(); len(got) != want {
+			t.Errorf("%s sees %v, want %d", who.id, got, want)
+		}
+	}
+	b.post("/JobFlow/StartJob", b.jane.token, "start.request", "").refusedJob("requester_not_allowed")
+	// With a right that somebody gave there is nothing to ask for, and it is listed.
+	b.do("POST", "/v1/grants", b.root, `{"subject":{"type":"user","id":"`+b.jane.id+`"},"entries":{"account":[{"f":"`+jobAccount+`","a":["login"]}]},"expires_at":"2018-02-03T00:00:00Z","reason":"x"}`).is(201)
+	got := b.do("POST", "/ServerManage/GetAccountsForLogin", b.jane.token, `{"host":"`+jobHost+`"}`).is(200)
+	if got.get("Result.#").Int() != 1 || got.text("Result.0.accountId") != jobAccount || got.get("Result.0.requestRequired").Bool() {
+		t.Errorf("with a grant: %s", got.body)
+	}
 }
 
 // However many accounts a host has, each of them is found.
