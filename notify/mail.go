@@ -244,7 +244,8 @@ func (m *Mail) format(msg message) []byte {
 	header := func(name, value string) { b.WriteString(name + ": " + value + "\r\n") }
 	header("From", m.from.String())
 	header("To", (&mail.Address{Address: msg.to}).String())
-	header("Subject", mime.QEncoding.Encode("utf-8", strings.Join(strings.Fields(msg.letter.Subject), " ")))
+	subject := mime.QEncoding.Encode("utf-8", strings.Join(strings.Fields(msg.letter.Subject), " "))
+	header("Subject", strings.ReplaceAll(subject, "?= =?", "?=\r\n =?")) // folded: a line has 998 bytes at most
 	header("Date", msg.at.Time().Format(time.RFC1123Z))
 	_, domain, _ := strings.Cut(m.from.Address, "@")
 	header("Message-ID", "<"+msg.id+"@"+domain+">") // the same of a repeat, which mail programs fold

@@ -2,6 +2,7 @@ package notify
 
 import (
 	"bufio"
+	"bytes"
 	"context"
 	"crypto/ecdsa"
 	"crypto/elliptic"
@@ -243,6 +244,30 @@ func TestMail_TellsAnApproverOverTLS(t *testing.T) {
 				t.Error("the password was shown")
 			}
 		})
+	}
+}
+
+// Servers refuse lines of more than 998 bytes (RFC 5322), and names may be long.
+func TestMail_FoldsALongSubject(t *testing.T) {
+	m, err := NewMail(MailConfig{URL: "smtp://localhost", From: "latchkey@example.com"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, subject := range []string{strings.Repeat("生産 ", 300) + "終", strings.Repeat("production ", 80) + "end", "?= =? Prödüction"} {
+		text := m.format(message{id: "1", to: "bob@example.com", letter: deliveries.Letter{Subject: subject, Text: "t"}})
+		for line := range bytes.SplitSeq(text, []byte("\r\n")) {
+			if len(line) > 998 {
+				t.Errorf("a line of %d bytes: %.60s", len(line), line)
+			}
+		}
+		letter, err := mail.ReadMessage(bytes.NewReader(text))
+		if err != nil {
+			t.Fatal(err)
+		}
+		got, err := new(mime.WordDecoder).DecodeHeader(letter.Header.Get("Subject"))
+		if err != nil || got != subject {
+			t.Errorf("%.60q, %v", got, err)
+		}
 	}
 }
 
