@@ -19,7 +19,8 @@ run: build ## run the server on 127.0.0.1:5539 with its data in ./data (ARGS='--
 test: ## run all tests
 	$(GO) test ./...
 
-deploy-test: ## hold the compose file and the Helm chart to compose, helm, and the program
+deploy-test: ## hold the compose file, the Helm charts and the Terraform example to compose, helm, terraform, and the program
+	@command -v terraform >/dev/null || command -v tofu >/dev/null || echo 'terraform is not installed: its example is skipped'
 	cd deploy && $(GO) vet ./... && $(GO) test -count=1 ./...
 
 demo: build ## start a server of its own and walk the worked example of the access-key document
