@@ -311,7 +311,7 @@ func TestRequests_LastAsLongAsTheTemplateSays(t *testing.T) {
 	ask(template, ``).refused(400, "duration_required", "/requested_duration_mins") // never for ever
 	ask(template, `,"requested_duration_mins":null`).refused(400, "duration_required")
 	ask(template, `,"assignment_type":"permanent"`).refused(400, "assignment_not_allowed")
-	ask(template, `,"window":{"start":"`+o.clock.in(0)+`","end":"`+o.clock.in(time.Hour)+`"}`).refused(400, "assignment_not_allowed")
+	ask(template, `,"window":{"start":"`+o.clock.in(0)+`","end":"`+o.clock.in(time.Hour)+`"}`).refused(400, "window_not_allowed", "/window")
 
 	windows := o.namedTemplate("windows", `"assignment_types":["window"]`, `"max_duration_mins":480`)
 	window := func(from, to time.Duration) string {
@@ -424,7 +424,7 @@ func TestRequests_AreNothingToStrangers(t *testing.T) {
 		o.do("GET", "/v1/access-requests/"+id, o.eve.token, "").is(404)
 	}
 	o.do("GET", path, key.secret, "").refused(404, "access_request_not_found")
-	o.do("GET", "/v1/access-requests/all", o.eve.token, "").refused(403, "scope_missing")
+	o.do("GET", "/v1/access-requests/all", o.eve.token, "").refused(403, "not_permitted")
 	o.do("GET", "/v1/access-requests/all", key.secret, "").refused(403, "scope_missing")
 	for _, list := range []string{"", "/pending", "?requester=alice", "/pending?requester=alice&status=all"} {
 		if r := o.do("GET", "/v1/access-requests"+list, o.eve.token, "").is(200); len(r.get("access_requests").Array()) != 0 {
@@ -708,10 +708,10 @@ func TestTemplates_AreManagersAlone(t *testing.T) {
 	o := newOffice(t)
 	template := o.newTemplate()
 	path := "/v1/access-request-templates/" + template
-	for _, credential := range []string{o.alice.token, o.dora.token, o.create(`{"decision":true,"approvals":true}`).secret} {
-		o.do("POST", "/v1/access-request-templates", credential, o.template()).refused(403, "scope_missing")
-		o.do("PUT", path, credential, o.template()).refused(403, "scope_missing")
-		o.do("DELETE", path, credential, "").refused(403, "scope_missing")
+	for credential, code := range map[string]string{o.alice.token: "not_permitted", o.dora.token: "not_permitted", o.create(`{"decision":true,"approvals":true}`).secret: "scope_missing"} {
+		o.do("POST", "/v1/access-request-templates", credential, o.template()).refused(403, code)
+		o.do("PUT", path, credential, o.template()).refused(403, code)
+		o.do("DELETE", path, credential, "").refused(403, code)
 	}
 	// Which application a template is for never changes, and it is what was read.
 	was := o.do("GET", path, o.alice.token, "").is(200)

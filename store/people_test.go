@@ -282,6 +282,15 @@ func TestGroups_TellOfWhomTheyConcern(t *testing.T) {
 				t.Errorf("%+v: %+v, %v", c.q, list, err)
 			}
 		}
+		for person, want := range map[string]int{alice.ID: 1, carol.ID: 1, bob.ID: 0, authz.Bot: 0, "": 1} { // "" is who manages
+			q := people.Query{Customer: authz.DefaultCustomer, For: person, Limit: 10}
+			if list, err := record.Entitlements(ctx, q); err != nil || len(list) != want {
+				t.Errorf("entitlements for %q: %+v, %v", person, list, err)
+			}
+			if list, err := record.Applications(ctx, q); err != nil || len(list) != want {
+				t.Errorf("applications for %q: %+v, %v", person, list, err)
+			}
+		}
 		e.Entries = `{"host":[{"f":"*","p":15}]}`
 		touches(t, "an entitlement", writePeople(t, db, func(tx people.Writer) error { return tx.UpdateEntitlement(ctx, e) }), refsOf(alice, carol)...)
 		writePeople(t, db, func(tx people.Writer) error {
