@@ -39,7 +39,7 @@ func newOffice(t *testing.T, change ...func(*options)) *office {
 	return o
 }
 
-// made2 makes something as the admin does, and returns its id.
+// establish makes something as the admin does, and returns its id.
 func (o *office) establish(path, body string) string {
 	o.Helper()
 	return o.do("POST", path, o.boss.token, body).is(http.StatusCreated).text("id")
@@ -761,6 +761,26 @@ func TestTemplates_AnswerWithWhatIsKept(t *testing.T) {
 			}
 		}
 	}
+}
+
+// The least that a template says: what is left out is as the document has it, and
+// admins decide.
+func TestTemplates_OfAnApplicationAndATaskAlone(t *testing.T) {
+	t.Parallel()
+	o := newOffice(t)
+	o.exec(`INSERT INTO tasks VALUES ('` + openapiNone + `', 'default', 'logger', 'webhook', '', 'https://example.com/log', '[]', 0, 1, 1, 1)`)
+	r := o.do("POST", "/api/v1/access-request-templates", o.boss.token, `{"name":"Database Read Access","app_id":"`+o.app+`","trigger_task_id":"`+openapiNone+`","trigger_task_failure_mode":"ignore"}`).is(201)
+	for member, want := range map[string]string{
+		"description": `""`, "mapping_ids": `[]`, "allowed_durations": `[]`, "approver_group_ids": `[]`, "allowed_group_ids": `[]`, "prefer_requester_groups": `false`, "require_justification": `true`,
+		"auto_approve": `false`, "notification_policy": `"all"`, "notification_count": `1`, "escalation_after_mins": `null`, "escalation_group_id": `null`, "custom_fields": `[]`, "trigger_task_failure_mode": `"ignore"`,
+	} {
+		if got := r.get(member).Raw; got != want {
+			t.Errorf("%s is %s, want %s", member, got, want)
+		}
+	}
+	path := o.submit(o.alice, r.text("id"))
+	o.do("POST", path+"/approve", o.dora.token, "").refused(404, "access_request_not_found")
+	o.do("POST", path+"/approve", o.boss.token, "").is(200)
 }
 
 // The attack: a resource's id that a scope entry would read as a prefix.

@@ -66,30 +66,43 @@ func (s *fleetStory) pending(customer string) string {
 	return s.get(s.boss, "/v1/access-requests/pending").Get(`access_requests.#(resources.0.id=="` + customer + `").id`).String()
 }
 
-// subscribe has an event sent to a receiver.
-func (s *fleetStory) subscribe(event string) *received {
-	s.t.Helper()
-	r := receive(s.t)
-	s.call(s.root, "/v1/webhooks", 201, map[string]any{"url": r.URL, "events": []string{event}})
-	return r
+// events are what a receiver is told of requests, in whatever order.
+type events struct {
+	*received
+	seen map[string]gjson.Result // "event request" → body
 }
 
-// of waits for the event of a request, of which others may come before.
-func (r *received) of(t *testing.T, request string) gjson.Result {
+// subscribe has events sent to a receiver.
+func (s *fleetStory) subscribe(names ...string) *events {
+	s.t.Helper()
+	e := &events{receive(s.t), map[string]gjson.Result{}}
+	for i := range names {
+		names[i] = "access_request." + names[i]
+	}
+	s.call(s.root, "/v1/webhooks", 201, map[string]any{"url": e.URL, "events": names})
+	return e
+}
+
+// of waits for an event of a request.
+func (e *events) of(t *testing.T, name, request string) gjson.Result {
 	t.Helper()
 	deadline := time.NewTimer(2 * time.Minute)
 	defer deadline.Stop()
-	for {
+	for !e.seen["access_request."+name+" "+request].Exists() {
 		select {
-		case body := <-r.bodies:
-			_, body, _ = strings.Cut(body, "{")
-			if event := gjson.Parse("{" + body); event.Get("data.request_id").String() == request {
-				return event
-			}
+		case body := <-e.bodies:
+			_, body, _ = strings.Cut(body, "{") // after the signature
+			event := gjson.Parse("{" + body)
+			e.seen[event.Get("type").String()+" "+event.Get("data.request_id").String()] = event
 		case <-deadline.C:
-			t.Fatal("the event did not come")
+			t.Fatalf("nobody was told %s", name)
 		}
 	}
+	event := e.seen["access_request."+name+" "+request]
+	if event.Get("data.template_name").String() == "" || event.Get("data.requester_email").String() != "jane@example.com" || strings.Contains(event.Raw, "production incident") {
+		t.Error(event.Raw)
+	}
+	return event
 }
 
 // answer is the last that a sidecar said of a question, and when.
@@ -158,13 +171,13 @@ func TestStories_OnPostgreSQLAndRedisWithASidecar(t *testing.T) {
 		"claims": map[string]any{"roles": []string{"db-readonly"}}}).Get("id").String()
 	board := receive(t)
 	task := s.call(s.root, "/v1/tasks", 201, map[string]any{"name": "ticket", "task_type": "webhook", "url": board.URL + "/refuse"}).Get("id").String()
+	told := s.subscribe("submitted", "approved", "denied", "revoked", "expired", "escalated")
 	role := s.call(s.jane, "/v1/access-requests", 201, map[string]any{"requested_duration_mins": 480, "justification": "Need access to debug the production incident.",
 		"template_id": s.template(map[string]any{"name": "Database read-only access", "description": "Grants read-only database credentials for up to 8 hours.",
 			"mapping_ids": []string{entitlement}, "allowed_durations": []int{60, 240, 480}, "approver_group_ids": []string{deciders},
 			"require_justification": true, "auto_approve": false, "notification_policy": "all", "escalation_after_mins": 1, "escalation_group_id": managers,
 			"trigger_task_id": task, "trigger_task_failure_mode": "block"})})
 	s.call(s.chief, "/v1/access-requests/"+role.Get("id").String()+"/approve", 404, map[string]any{}) // nobody's concern but the deciders' yet
-	escalated, expired := s.subscribe("access_request.escalated"), s.subscribe("access_request.expired")
 
 	s.becomes(false, "jane", "read", "customer", "globex")
 	s.call(portal, "/v1/approvals", 200, petition("globex"))
@@ -187,6 +200,16 @@ func TestStories_OnPostgreSQLAndRedisWithASidecar(t *testing.T) {
 		}
 		s.call(s.boss, request+"/revoke", 200, map[string]any{})
 		s.becomes(false, "jane", "read", "customer", "acme")
+
+		s.call(portal, "/v1/approvals", 200, ask)
+		again := s.pending("acme")
+		s.call(s.boss, "/v1/access-requests/"+again+"/deny", 200, map[string]any{"comment": "not twice"})
+		if got := s.call(portal, "/v1/approvals", 200, ask); got.Get("status").String() != "denied" || s.allowed("jane", "read", "customer", "acme") {
+			t.Error(got.Raw)
+		}
+		if event := told.of(t, "denied", again); event.Get("data.decided_by").String() != s.ids["boss"] {
+			t.Error(event.Raw)
+		}
 	})
 
 	t.Run("a login account in a window", func(t *testing.T) {
@@ -230,7 +253,7 @@ func TestStories_OnPostgreSQLAndRedisWithASidecar(t *testing.T) {
 	t.Parallel() // what is left is to wait
 
 	t.Run("a grant that ends by itself", func(t *testing.T) {
-		if event := expired.of(t, short); event.Get("data.pending").Bool() {
+		if event := told.of(t, "expired", short); event.Get("data.pending").Bool() {
 			t.Error(event.Raw)
 		}
 		denial := <-ended
@@ -247,12 +270,12 @@ func TestStories_OnPostgreSQLAndRedisWithASidecar(t *testing.T) {
 
 	t.Run("a database role for eight hours, on which nobody decides in time, with a task that must succeed first", func(t *testing.T) {
 		request := "/v1/access-requests/" + role.Get("id").String()
-		event := escalated.of(t, role.Get("id").String())
+		event := told.of(t, "escalated", role.Get("id").String())
 		if after := event.Get("timestamp").Time().Sub(role.Get("created_at").Time()); after < time.Minute {
 			t.Errorf("escalated after %v", after)
 		}
 		if event.Get("data.notified_approvers.#").Int() != 1 || event.Get("data.notified_approvers.0.email").String() != "chief@example.com" ||
-			event.Get("data.template_name").String() != "Database read-only access" || event.Get("data.requester_email").String() != "jane@example.com" {
+			event.Get("data.template_name").String() != "Database read-only access" {
 			t.Error(event.Raw)
 		}
 		if got := s.get(s.chief, "/v1/access-requests/pending"); got.Get("access_requests.#").Int() != 1 || got.Get("access_requests.0.id").String() != role.Get("id").String() {
@@ -282,6 +305,10 @@ func TestStories_OnPostgreSQLAndRedisWithASidecar(t *testing.T) {
 		s.becomes(false, "jane", "read", "database", "orders")
 		if claims := s.get(s.root, "/v1/users/"+s.ids["jane"]+"/claims"); claims.Get("claims.roles").Exists() {
 			t.Errorf("claims after the end: %s", claims.Raw)
+		}
+		submitted, decided, revoked := told.of(t, "submitted", role.Get("id").String()), told.of(t, "approved", role.Get("id").String()), told.of(t, "revoked", role.Get("id").String())
+		if submitted.Get("data.notified_approvers.0.email").String() != "boss@example.com" || decided.Get("data.decided_by").String() != s.ids["chief"] || revoked.Get("data.cancelled").Bool() {
+			t.Errorf("%s\n%s\n%s", submitted.Raw, decided.Raw, revoked.Raw)
 		}
 	})
 }
