@@ -100,6 +100,9 @@ func (r *refusal) Error() string {
 	lines := []string{fmt.Sprintf("the server answered %d %s: %s", r.status, r.code, r.detail)}
 	for _, f := range r.faults {
 		at := orWhole(f.Pointer)
+		if len(r.faults) == 1 && r.detail == at+": "+f.Detail {
+			break // as the first line has it
+		}
 		if f.Line > 0 {
 			at += fmt.Sprintf(", line %d, column %d", f.Line, f.Column)
 		}

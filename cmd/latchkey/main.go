@@ -76,8 +76,8 @@ func run(ctx context.Context, args []string, std streams) int {
 	}
 	if err != nil {
 		fmt.Fprintln(std.err, "latchkey:", err)
-		if pe, ok := errors.AsType[*kong.ParseError](err); ok && pe.Context != nil && len(args) == 0 {
-			_ = pe.Context.PrintUsage(true)
+		if pe, ok := errors.AsType[*kong.ParseError](err); ok && pe.Context != nil {
+			sayUsage(parser, pe.Context, std.err)
 		}
 		return exitUsage
 	}
@@ -96,6 +96,22 @@ func run(ctx context.Context, args []string, std streams) int {
 		return exitFailed
 	}
 	return exitOK
+}
+
+// sayUsage tells of a command line that is none how it would be one: what a command
+// is made of where it ends too early or goes on as none does, else where to read it.
+func sayUsage(parser *kong.Kong, at *kong.Context, out io.Writer) {
+	command := at.Selected()
+	if command != nil && !command.Leaf() || command == nil && len(at.Args) == 0 {
+		parser.Stdout = out
+		_ = at.PrintUsage(false)
+		return
+	}
+	path := "latchkey"
+	if command != nil {
+		path = command.FullPath()
+	}
+	fmt.Fprintf(out, "Run \"%s --help\" for more.\n", path)
 }
 
 func orWhole(pointer string) string {
