@@ -91,7 +91,12 @@ func startPostgres(removed bool, settings ...string) (*PostgresServer, error) {
 	if s.as, err = account("postgres"); err != nil {
 		return nil, err
 	}
-	if s.dir, err = directory(s.as); err != nil {
+	in := onDisk
+	if removed {
+		in = inMemory()
+		s.settings = append(s.settings, "max_wal_size=256MB")
+	}
+	if s.dir, err = directory(s.as, in); err != nil {
 		return nil, err
 	}
 	if removed {

@@ -36,7 +36,7 @@ func Redis(t testing.TB, args ...string) *RedisServer {
 	if _, err := exec.LookPath("redis-server"); err != nil {
 		Missing(t, "redis-server")
 	}
-	dir, err := directory(nil)
+	dir, err := directory(nil, onDisk)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -102,7 +102,7 @@ func RedisCluster(t testing.TB) *RedisServer {
 func RedisSentinel(t testing.TB, name string) (server, sentinel *RedisServer) {
 	t.Helper()
 	server = Redis(t, "--port", "PORT")
-	dir, err := directory(nil)
+	dir, err := directory(nil, onDisk)
 	if err != nil {
 		t.Fatal(err)
 	}

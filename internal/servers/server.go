@@ -137,10 +137,24 @@ func account(name string) (*syscall.Credential, error) {
 }
 
 // directory makes one for the account, with a short name: it will hold sockets.
-func directory(as *syscall.Credential) (string, error) {
-	dir, err := os.MkdirTemp("/tmp", "lk-")
+func directory(as *syscall.Credential, in string) (string, error) {
+	dir, err := os.MkdirTemp(in, "lk-")
 	if err == nil && as != nil {
 		err = os.Chown(dir, int(as.Uid), int(as.Gid))
 	}
 	return dir, err
+}
+
+const onDisk = "/tmp"
+
+// inMemory is where files cost little, if there is room for them: making and
+// removing the hundreds of files of a database takes far longer on a disk than
+// all that a test does with it.
+func inMemory() string {
+	const memory, room = "/dev/shm", 2 << 30
+	var fs syscall.Statfs_t
+	if err := syscall.Statfs(memory, &fs); err != nil || fs.Bavail*uint64(fs.Bsize) < room {
+		return onDisk
+	}
+	return memory
 }
