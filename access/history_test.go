@@ -84,7 +84,7 @@ func TestHistory_IsWhatTheFiltersSelect(t *testing.T) {
 			}
 		}
 		_, err := w.requests.List(t.Context(), w.as("ann"), access.Query{Limit: 1})
-		w.refused(err, "scope_missing")
+		w.refused(err, "not_permitted")
 	})
 }
 

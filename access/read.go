@@ -150,7 +150,8 @@ func (s *Requests) Messages(ctx context.Context, call authz.Call, id string, aft
 	return s.cfg.Record.Messages(ctx, call.Customer.ID, id, after, limit)
 }
 
-// AddMessage adds a line to it, until a week after the request was closed.
+// AddMessage adds a line to it, until a week after the request was closed: by a
+// person whom the request concerns, or a manager.
 func (s *Requests) AddMessage(ctx context.Context, call authz.Call, id, body string) (m Message, err error) {
 	if strings.TrimSpace(body) == "" {
 		return m, fault("/body", "blank_message", "say something")
@@ -158,8 +159,12 @@ func (s *Requests) AddMessage(ctx context.Context, call authz.Call, id, body str
 	if err := textAllowed(body, "/body"); err != nil {
 		return m, err
 	}
-	if !call.IsPerson() {
+	if !call.IsPerson() && !call.Manages() {
 		return m, errPersonRequired()
+	}
+	author := Party{ID: call.Actor().ID} // of root, or of an access key
+	if call.IsPerson() {
+		author = party(call.Person)
 	}
 	messageID := uuid.NewString()
 	err = s.cfg.Record.Change(ctx, call.Change(func() any { return m }), func(tx Tx) (audit.Draft, error) {
@@ -170,7 +175,7 @@ func (s *Requests) AddMessage(ctx context.Context, call authz.Call, id, body str
 		if closed := r.ClosedSince(call.Now); closed != latchkey.Never && call.Now >= closed.Add(discussed) {
 			return audit.Draft{}, latchkey.Errorf(latchkey.Conflict, "discussion_closed", "the request was closed more than a week ago")
 		}
-		m = Message{ID: messageID, Request: id, Author: party(call.Person), Body: body, CreatedAt: call.Now}
+		m = Message{ID: messageID, Request: id, Author: author, Body: body, CreatedAt: call.Now}
 		return draft(&call, &r, "message", r.told("").text("message_id", m.ID)), tx.InsertMessage(ctx, m)
 	})
 	if err != nil {

@@ -165,14 +165,16 @@ func TestMessages_UntilAWeekAfterTheEnd(t *testing.T) {
 		_, err := w.requests.AddMessage(t.Context(), w.as(name), r.ID, body)
 		return err
 	}
-	for _, name := range []string{"ann", "bob", "ada"} {
+	for _, name := range []string{"ann", "bob", "ada", "root"} {
 		if err := say(name, "hello from "+name); err != nil {
 			t.Fatal(err)
 		}
 		w.at += minute
 	}
 	w.refused(say("eve", "hello"), "access_request_not_found")
-	w.refused(say("root", "hello"), "person_required")
+	service := w.service(`{"approvals":true}`)
+	_, err := w.requests.AddMessage(t.Context(), service, r.ID, "hello")
+	w.refused(err, "person_required")
 	w.refused(say("ann", " \n"), "blank_message")
 	w.refused(say("ann", strings.Repeat("a", 4097)), "too_long")
 	w.refused(say("ann", "bell \a"), "control_character")
@@ -180,16 +182,19 @@ func TestMessages_UntilAWeekAfterTheEnd(t *testing.T) {
 
 	var after access.Message
 	var got []string
-	for range 4 {
+	for range 5 {
 		page, err := w.requests.Messages(t.Context(), w.as("bob"), r.ID, after, 2)
 		if err != nil {
 			t.Fatal(err)
 		}
 		for _, m := range page {
 			got, after = append(got, m.Author.Name+": "+m.Body), m
+			if m.Author.Name == "" && m.Author.ID != "root" {
+				t.Errorf("by %+v", m.Author)
+			}
 		}
 	}
-	if diff := cmp.Diff([]string{"ANN: hello from ann", "BOB: hello from bob", "ADA: hello from ada"}, got); diff != "" {
+	if diff := cmp.Diff([]string{"ANN: hello from ann", "BOB: hello from bob", "ADA: hello from ada", ": hello from root"}, got); diff != "" {
 		t.Error(diff)
 	}
 	for _, e := range w.events(r) {
@@ -204,7 +209,7 @@ func TestMessages_UntilAWeekAfterTheEnd(t *testing.T) {
 	}
 	w.at++
 	w.refused(say("ann", "too late"), "discussion_closed")
-	if page, err := w.requests.Messages(t.Context(), w.as("ann"), r.ID, access.Message{}, 10); err != nil || len(page) != 4 {
+	if page, err := w.requests.Messages(t.Context(), w.as("ann"), r.ID, access.Message{}, 10); err != nil || len(page) != 5 {
 		t.Errorf("it is read for ever: %d, %v", len(page), err)
 	}
 }

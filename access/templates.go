@@ -213,6 +213,9 @@ func (s *Templates) settle(ctx context.Context, tx Tx, t, was *Template) (warnin
 	if t.DefaultDuration == 0 && len(t.AllowedDurations) > 0 {
 		t.DefaultDuration = slices.Min(t.AllowedDurations)
 	}
+	if len(t.Entitlements) == 0 && t.Selector == nil {
+		warnings = append(warnings, "what is approved gives nothing: there are neither mapping_ids nor a resource_selector")
+	}
 	if t.TriggerFailureMode == Block && t.TriggerTask != "" {
 		warnings = append(warnings, "trigger_task_failure_mode block holds up approvals alone; on other events it acts as ignore")
 	}
@@ -325,7 +328,8 @@ func (s *Templates) refers(ctx context.Context, tx Tx, t *Template, note func(er
 		return err != nil, err
 	}
 	_, err := tx.Application(ctx, t.Application)
-	if _, err := absent(err, "/app_id", "application_not_found", "there is no such application"); err != nil {
+	nowhere, err := absent(err, "/app_id", "application_not_found", "there is no such application")
+	if err != nil {
 		return err
 	}
 	whole := true
@@ -340,7 +344,7 @@ func (s *Templates) refers(ctx context.Context, tx Tx, t *Template, note func(er
 		case missing:
 		case slices.Contains(t.Entitlements[:i], id):
 			note(fault(at, "duplicate", "stands twice"))
-		case e.Application != t.Application:
+		case e.Application != t.Application && !nowhere:
 			note(fault(at, "other_application", "the entitlement is of another application"))
 		default:
 			continue

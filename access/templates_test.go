@@ -71,13 +71,13 @@ func TestTemplate_Refuses(t *testing.T) {
 	}
 	tm := w.template(nil)
 	plain := w.service(`{"decision":true}`)
-	for name, call := range map[string]authz.Call{"a person": w.as("ann"), "a key without the scope": plain} {
+	for code, call := range map[string]authz.Call{"not_permitted": w.as("ann"), "scope_missing": plain} {
 		_, _, err := w.templates.Create(t.Context(), call, tm)
-		w.refused(err, "scope_missing")
+		w.refused(err, code)
 		_, _, err = w.templates.Update(t.Context(), call, tm.ID, tm)
-		w.refused(err, "scope_missing")
-		if err := w.templates.Delete(t.Context(), call, tm.ID); latchkey.CodeOf(err) != "scope_missing" {
-			t.Errorf("%s deleted it: %v", name, err)
+		w.refused(err, code)
+		if err := w.templates.Delete(t.Context(), call, tm.ID); latchkey.CodeOf(err) != code {
+			t.Errorf("deleted, want %s: %v", code, err)
 		}
 	}
 	_, err := w.templates.Get(t.Context(), plain, tm.ID)
@@ -121,14 +121,16 @@ func TestTemplate_WarnsOfWhatDoesNothing(t *testing.T) {
 	w := newWorld(t)
 	w.people("bob")
 	with, without := w.group("with", authz.Bot, "bob"), w.group("without", "bob")
+	read := w.entitlement("read", `{"account":[{"f":"main","p":2}]}`, `{}`)
 	for want, change := range map[string]func(*access.Template){
 		"acts as ignore":        func(t *access.Template) { t.TriggerTask, t.TriggerFailureMode = w.task(), access.Block },
 		"until bot is a member": func(t *access.Template) { t.AutoApproveWhen, t.ApproverGroups = "true", []string{without} },
+		"gives nothing":         func(t *access.Template) { t.Entitlements = nil },
 		"are not asked":         func(t *access.Template) { t.AutoApproveWhen, t.AutoApprove = "true", true },
 		"":                      func(t *access.Template) { t.AutoApproveWhen, t.ApproverGroups = "true", []string{with} },
 	} {
 		tm := access.DefaultTemplate()
-		tm.Name, tm.Application, tm.AllowedDurations = "Read", w.app, []access.Minutes{60, 30}
+		tm.Name, tm.Application, tm.Entitlements, tm.AllowedDurations = "Read", w.app, []string{read}, []access.Minutes{60, 30}
 		change(&tm)
 		tm, warnings, err := w.templates.Create(t.Context(), w.as("root"), tm)
 		if err != nil || want == "" && len(warnings) > 0 || !strings.Contains(strings.Join(warnings, " "), want) {
