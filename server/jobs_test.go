@@ -435,6 +435,10 @@ func TestJobs_FilterAccounts(t *testing.T) {
 			t.Errorf("%s: %s", args, r.body)
 		}
 	}
+	// Clients of the other product send parameters of their own with every call.
+	if r := b.do("POST", "/servermanage/GetAccountsForLogin?antixss=x", b.jane.token, `{"host":"`+jobHost+`"}`).is(200); r.get("Result.#").Int() != 3 {
+		t.Errorf("with a parameter: %s", r.body)
+	}
 	key := b.createFor("default", `{"decision":true}`).secret
 	b.do("POST", "/ServerManage/GetAccountsForLogin", key, `{"host":"`+jobHost+`"}`).refusedJob("person_required")
 	b.do("POST", "/ServerManage/GetAccountsForLogin", b.jane.token, `{}`).refusedJob("missing_member")

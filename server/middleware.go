@@ -154,7 +154,7 @@ func (r *request) run() (err error) {
 				return err
 			}
 		}
-		if !r.route.query && !r.route.authzen && len(r.c.Context().URI().QueryString()) > 0 {
+		if !r.route.query && !r.route.authzen && !r.route.jobs && len(r.c.Context().URI().QueryString()) > 0 {
 			if err := r.query().err(); err != nil {
 				return err
 			}
