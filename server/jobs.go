@@ -334,10 +334,23 @@ func (s *Server) startJob(r *request) error {
 	return r.sendJob(q.ID)
 }
 
+// says reports whether one of the members is there, and not empty.
+func (b jobBody) says(members ...string) bool {
+	return slices.ContainsFunc(members, func(member string) bool {
+		v := b.v.Get(member)
+		return !absent(v) && (v.Kind() != strictjson.String || v.Text() != "")
+	})
+}
+
 // assignment reads for how long a login is wanted: {AssignmentType, StartTime,
-// EndTime}, or {AssignmentType, GrantMin}.
+// EndTime}, or {AssignmentType, GrantMin}. Times without a type are a window: if they
+// were passed over, more would be given than somebody meant.
 func (b jobBody) assignment(in *access.Submission) {
-	switch kind := b.text("AssignmentType"); strings.ToLower(kind) {
+	kind := strings.ToLower(b.text("AssignmentType"))
+	if kind == "" && b.says("StartTime", "EndTime") {
+		kind = "window"
+	}
+	switch kind {
 	case "window":
 		in.Assignment, in.Window = access.InWindow, &access.Window{Start: b.time("StartTime"), End: b.time("EndTime")}
 	case "", "temporary":
@@ -512,7 +525,7 @@ func (s *Server) jobEvent(r *request) error {
 func (s *Server) approveJob(ctx context.Context, r *request, q *access.Request, args jobBody, reason string) (access.Request, error) {
 	v := access.Verdict{Comment: reason}
 	var in access.Submission
-	if len(args.text("AssignmentType")) > 0 || !absent(args.v.Get("GrantMin")) {
+	if args.says("AssignmentType", "GrantMin", "StartTime", "EndTime") {
 		args.assignment(&in)
 		switch {
 		case in.Assignment != q.Assignment && args.err() == nil:

@@ -330,7 +330,33 @@ func TestJobs_TheFirstApproverMayChangeTheWindow(t *testing.T) {
 	b.clock.advance(24 * time.Hour)
 	job = b.do("POST", "/JobFlow/StartJob", b.jane.token, `{"script":"/lib/jobs/server_account_access.js","args":{"PVID":"`+jobAccount+`","AccessType":"Login","RequestedOptions":{"AssignmentType":"temporary","GrantMin":60}}}`).is(200).text("Result")
 	b.do("POST", "/JobFlow/Event", b.boss.token, `{"jobid":"`+job+`","event":"approve","args":{"GrantMin":30}}`).refusedJob("not_changeable")
+	b.do("POST", "/JobFlow/Event", b.boss.token, `{"jobid":"`+job+`","event":"approve","args":{"StartTime":"Sat, 03 Feb 2018 21:00:00 GMT","EndTime":"Sat, 03 Feb 2018 21:30:00 GMT"}}`).refusedJob("not_changeable")
 	b.do("POST", "/JobFlow/Event", b.boss.token, `{"jobid":"`+job+`","event":"approve","args":{"AssignmentType":"permanent"}}`).refusedJob("not_changeable")
+}
+
+// Somebody names times and forgets the type. To pass them over would give more than
+// was meant: by who asks, and by who approves.
+func TestJobs_TimesAloneAreAWindow(t *testing.T) {
+	t.Parallel()
+	b := startJobs(t)
+	b.template("")
+	job := b.do("POST", "/JobFlow/StartJob", b.jane.token, `{"script":"/lib/jobs/server_account_access.js","args":{"PVID":"`+jobAccount+`","AccessType":"Login","RequestedOptions":{"AssignmentType":"","StartTime":"Fri, 02 Feb 2018 20:11:00 GMT","EndTime":"Fri, 02 Feb 2018 21:11:00 GMT"}}}`).is(200).text("Result")
+	approve := func(args string) *reply {
+		return b.do("POST", "/JobFlow/Event", b.boss.token, `{"jobid":"`+job+`","event":"approve","args":`+args+`}`).is(200)
+	}
+	approve(`{"EndTime":"Fri, 02 Feb 2018 20:31:00 GMT"}`).refusedJob("missing_member")
+	approve(`{"StartTime":7}`).refusedJob("wrong_type")
+	got := approve(`{"StartTime":"Fri, 02 Feb 2018 20:11:00 GMT","EndTime":"Fri, 02 Feb 2018 20:31:00 GMT"}`)
+	if got.text("Result.State") != "Complete" || got.text("Result.Context.RequestedOptions.EndTime") != "Fri, 02 Feb 2018 20:31:00 GMT" {
+		t.Errorf("approved: %s", got.body)
+	}
+	if !b.mayLogin(b.jane) {
+		t.Error("may not log in within the window")
+	}
+	b.clock.advance(20 * time.Minute)
+	if b.mayLogin(b.jane) {
+		t.Error("may log in after what was approved")
+	}
 }
 
 func TestJobs_ListWhatConcernsTheCaller(t *testing.T) {
