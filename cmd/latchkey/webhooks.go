@@ -172,8 +172,8 @@ func (cmd *WebhooksReplayCmd) Run(ctx context.Context, g *Globals, std streams) 
 }
 
 func showDeliveries(g *Globals, out io.Writer, reply gjson.Result, err error) error {
-	return showAll(g, out, reply, err, "deliveries", []string{"ID", "EVENT", "REQUEST", "STATUS", "ATTEMPTS", "RESULT", "REPLY", "NEXT"}, func(r gjson.Result) []string {
+	return showAll(g, out, reply, err, "deliveries", []string{"ID", "EVENT", "REQUEST", "STATUS", "ATTEMPTS", "RESULT", "REPLY", "NEXT", "PERSON"}, func(r gjson.Result) []string {
 		return []string{r.Get("id").String(), r.Get("event").String(), r.Get("request_id").String(), r.Get("status").String(), r.Get("attempts").String(),
-			dash(r.Get("last_attempt.result")), dash(r.Get("last_attempt.reply_status")), dash(r.Get("next_attempt_at"))}
+			dash(r.Get("last_attempt.result")), dash(r.Get("last_attempt.reply_status")), dash(r.Get("next_attempt_at")), dash(r.Get("recipient_id"))}
 	})
 }
