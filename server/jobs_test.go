@@ -540,7 +540,8 @@ func TestJobs_Refuse(t *testing.T) {
 			t.Errorf("%s: %s", body, r.body)
 		}
 	}
-	if r := start(strings.ReplaceAll(good, "2018 21:11", "2018 20:11")).is(200); r.get("success").Bool() {
+	// Refusals point at what the client wrote.
+	if r := start(strings.ReplaceAll(good, "2018 21:11", "2018 20:11")).is(200); r.get("success").Bool() || !strings.HasPrefix(r.text("Message"), "/args/RequestedOptions/EndTime: ") {
 		t.Errorf("an empty window: %s", r.body)
 	}
 	job := start(good).is(200).text("Result")
@@ -553,6 +554,10 @@ func TestJobs_Refuse(t *testing.T) {
 	event(b.stranger.token, job, "approve").refusedJob("access_request_not_found")
 	event(b.root, job, "approve").refusedJob("person_required")
 	event(b.boss.token, job, "explode").refusedJob("invalid_value")
+	over := b.do("POST", "/JobFlow/Event", b.boss.token, `{"jobid":"`+job+`","event":"approve","args":{"AssignmentType":"window","StartTime":"Fri, 02 Feb 2018 10:11:00 GMT","EndTime":"Fri, 02 Feb 2018 11:11:00 GMT"}}`)
+	if !strings.HasPrefix(over.text("Message"), "/args/EndTime: ") {
+		t.Errorf("a window that is over: %s", over.body)
+	}
 	event(b.boss.token, latchkey.Instant(0).String(), "approve").refusedJob("access_request_not_found")
 	b.do("POST", "/JobFlow/GetJob", b.stranger.token, `{"jobid":"`+job+`"}`).refusedJob("access_request_not_found")
 
