@@ -59,10 +59,14 @@ func (s *Requests) groups(ctx context.Context, call *authz.Call) ([]string, erro
 	return s.cfg.Record.GroupsOf(ctx, call.Customer.ID, call.Person.ID)
 }
 
-// MayAsk returns what tells whether a template is for the caller.
-func (s *Requests) MayAsk(ctx context.Context, call authz.Call) (func(*Template) bool, error) {
+// Allowing are those of the templates by which the caller may ask, as far as its
+// groups go.
+func (s *Requests) Allowing(ctx context.Context, call authz.Call, list []Template) ([]Template, error) {
 	groups, err := s.groups(ctx, &call)
-	return func(t *Template) bool { return t.allows(groups) }, err
+	if err != nil {
+		return nil, err
+	}
+	return slices.DeleteFunc(list, func(t Template) bool { return !t.allows(groups) }), nil
 }
 
 // MayList allows managers.

@@ -16,7 +16,8 @@ type Record interface {
 	// Change is authz.Record's, with what else a change may do here.
 	Change(ctx context.Context, c authz.Change, do func(Tx) (audit.Draft, error)) error
 
-	// Person and GroupsOf are people.Tx's, outside of a change.
+	// Person and GroupsOf are people.Tx's, outside of a change. In a customer that
+	// has ended there is nobody.
 	Person(ctx context.Context, customer, id string) (authz.Person, error)
 	GroupsOf(ctx context.Context, customer, person string) ([]string, error)
 

@@ -96,7 +96,8 @@ func TestSubmit_Refuses(t *testing.T) {
 			return in
 		}(), "resources_not_allowed", "/resources"},
 		"no resources where some are wanted": {w.as("ann"), on(), "resources_required", "/resources"},
-		"a resource that is not there":       {w.as("ann"), on(authz.EntityRef{Type: "account", ID: "none"}), "resource_not_found", ""},
+		"a resource that is not there":       {w.as("ann"), on(authz.EntityRef{Type: "account", ID: "none"}), "resource_not_allowed", "/resources/0"},
+		"the same by a service":              {service, beneficiary(on(authz.EntityRef{Type: "account", ID: "none"}), "ann"), "resource_not_found", ""},
 		"a resource with other labels":       {w.as("ann"), on(authz.EntityRef{Type: "account", ID: "tmp"}), "resource_not_allowed", "/resources/0"},
 		"a resource of another kind":         {w.as("ann"), on(authz.EntityRef{Type: "account", ID: "root"}, authz.EntityRef{Type: "host", ID: "root"}), "resource_not_allowed", "/resources/1"},
 		"all of a kind, by a star":           {w.as("ann"), on(authz.EntityRef{Type: "account", ID: "*"}), "invalid_resource_id", "/resources/0/id"},

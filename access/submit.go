@@ -190,7 +190,7 @@ func (s *Requests) plan(ctx context.Context, tx Tx, sub *submitting) (p plan, er
 	if err := sub.terms(&t, &r); err != nil {
 		return p, err
 	}
-	resources, err := s.wanted(ctx, tx, &t, sub.Resources)
+	resources, err := s.wanted(ctx, tx, &t, sub.Resources, call.IsPerson())
 	if err != nil {
 		return p, err
 	}
@@ -314,8 +314,9 @@ func (sub *submitting) terms(t *Template, r *Request) error {
 	return nil
 }
 
-// wanted are the resources that are asked for, as they are now.
-func (s *Requests) wanted(ctx context.Context, tx Tx, t *Template, refs []authz.EntityRef) ([]authz.ResourceRecord, error) {
+// wanted are the resources that are asked for, as they are now. A person is not
+// told which of those there are that the template is not for.
+func (s *Requests) wanted(ctx context.Context, tx Tx, t *Template, refs []authz.EntityRef, person bool) ([]authz.ResourceRecord, error) {
 	switch {
 	case t.Selector == nil && len(refs) > 0:
 		return nil, fault("/resources", "resources_not_allowed", "the template is not for resources")
@@ -335,9 +336,9 @@ func (s *Requests) wanted(ctx context.Context, tx Tx, t *Template, refs []authz.
 		switch {
 		case err != nil:
 			return nil, err
-		case !found:
+		case !found && !person:
 			return nil, latchkey.Errorf(latchkey.NotFound, "resource_not_found", "%s: there is no such resource", at)
-		case !t.Selects(resource):
+		case !found, !t.Selects(resource):
 			return nil, fault(at, "resource_not_allowed", "the template is for other resources")
 		}
 		list = append(list, resource)

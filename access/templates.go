@@ -2,6 +2,7 @@ package access
 
 import (
 	"context"
+	"encoding/json"
 	"slices"
 	"strconv"
 	"strings"
@@ -162,14 +163,26 @@ func (s *Templates) Delete(ctx context.Context, call authz.Call, id string) erro
 func templateDraft(call *authz.Call, t *Template, action string) audit.Draft {
 	d := call.Draft("access_request_template."+action, audit.Resource{Type: "access_request_template", Name: t.Name, ID: t.ID})
 	d.Changes = authz.Changes("app_id", t.Application)
-	if action != "delete" { // who decides, and on what, is worth a trail
+	if action != "delete" { // who decides, on what and for how long, is worth a trail
 		p := payload{'{'}.text("app_id", t.Application).texts("mapping_ids", t.Entitlements)
 		p = p.texts("approver_group_ids", t.ApproverGroups).texts("allowed_group_ids", t.AllowedGroups).text("escalation_group_id", t.EscalationGroup)
 		p = p.flag("allow_self_approval", t.AllowSelfApproval).flag("auto_approve", t.AutoApprove)
 		p = append(p.name("approvals_required"), strconv.Itoa(t.ApprovalsRequired)...)
-		d.Changes = p.text("auto_approve_when", t.AutoApproveWhen).texts("auto_approve_sources", t.AutoApproveSources).text("trigger_task_id", t.TriggerTask).String()
+		p = p.text("auto_approve_when", t.AutoApproveWhen).texts("auto_approve_sources", t.AutoApproveSources).text("trigger_task_id", t.TriggerTask)
+		p = p.value("trigger_task_failure_mode", t.TriggerFailureMode).value("resource_selector", t.Selector).value("resource_access", t.Access)
+		p = p.value("assignment_types", t.AssignmentTypes).value("allowed_durations", t.AllowedDurations).value("max_duration_mins", t.MaxDuration)
+		d.Changes = p.value("max_auto_duration_mins", t.MaxAutoDuration).value("pending_ttl_mins", t.PendingTTL).flag("require_justification", t.RequireJustification).String()
 	}
 	return d
+}
+
+// value writes a value of ours, which JSON can always be made of.
+func (p payload) value(name string, v any) payload {
+	text, err := json.Marshal(v)
+	if err != nil {
+		text = []byte("null")
+	}
+	return p.raw(name, text)
 }
 
 func (p payload) texts(name string, list []string) payload {

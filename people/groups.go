@@ -42,7 +42,9 @@ type GroupFields struct {
 func ParseGroup(body strictjson.Value) (in GroupFields, err error) {
 	var f faults
 	m := f.members(body, "name", "member_ids", "entitlement_ids")
-	in.Name = f.text(m["name"], "/name", true)
+	if in.Name = f.text(m["name"], "/name", true); strings.HasPrefix(strings.ToLower(in.Name), systemGroups) {
+		f.add("/name", "reserved_name", "the names of groups that stand for a grant begin so")
+	}
 	in.Members = f.ids(m["member_ids"], "/member_ids", maxMembers, authz.Bot)
 	in.Entitlements = f.ids(m["entitlement_ids"], "/entitlement_ids", maxGroupEntitlements, "")
 	return in, f.err()

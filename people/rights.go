@@ -11,8 +11,12 @@ import (
 	"github.com/latchkey-dev/latchkey/authz"
 )
 
+// systemGroups is how the names of groups begin that stand for grants: no other
+// group has such a name, for whoever goes by names.
+const systemGroups = "__access_req_"
+
 // SystemGroup is the name of the group that stands for the grant of a request.
-func SystemGroup(request string) string { return "__access_req_" + request }
+func SystemGroup(request string) string { return systemGroups + request }
 
 // Membership is a group that a person is in at some time: one of the customer's,
 // or the one that stands for a grant that a request came to.

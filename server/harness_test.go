@@ -87,6 +87,7 @@ type options struct {
 	serveStale   time.Duration   // and for how long after that they are all the same
 	auto         access.AutoApprover
 	tamper       bool // the test breaks the audit chain on purpose
+	noPersons    bool // as on a sidecar
 }
 
 // api is a whole server in this process: SQLite in a directory of its own, a
@@ -232,7 +233,9 @@ func start(t testing.TB, change ...func(*options)) *api {
 		}
 	}
 	cfg.Tokens = people.NewTokens(a.db.People(), peppers)
-	cfg.People = cfg.Tokens
+	if cfg.People = cfg.Tokens; o.noPersons {
+		cfg.People = nil
+	}
 	staff := people.Config{Record: a.db.People(), Tokens: cfg.Tokens, Keys: cfg.Keys, Table: a.table, Parser: parser, Grants: a.subjects}
 	cfg.Persons, cfg.Groups, cfg.Catalogue = people.NewPersons(staff), people.NewGroups(staff), people.NewCatalogue(staff)
 	cfg.Webhooks = deliveries.New(deliveries.Config{Record: a.db.Deliveries(), Vault: testVault(t), Addresses: notify.NewGuard(notify.GuardConfig{})})

@@ -93,10 +93,6 @@ func (s *Server) listAccounts(r *request) error {
 	if err != nil {
 		return err
 	}
-	mayAsk, err := s.cfg.Requests.MayAsk(ctx, r.call())
-	if err != nil {
-		return err
-	}
 	accounts := []account{}
 	q := authz.EntityQuery{Customer: r.caller.Customer.ID, Type: accountKind, Labels: map[string]string{"host": host}, Limit: 1000}
 	for more := true; more; {
@@ -114,7 +110,7 @@ func (s *Server) listAccounts(r *request) error {
 				return err
 			}
 			if !allowed {
-				if t, err := access.Match(templates, record); err != nil || !mayAsk(t) {
+				if _, err := access.Match(templates, record); err != nil {
 					continue
 				}
 			}
@@ -142,7 +138,7 @@ func (s *Server) mayLogIn(c *authz.Caller, ref authz.EntityRef, now latchkey.Ins
 	return err == nil && d.Permit, err
 }
 
-// loginTemplates are those that give logins.
+// loginTemplates are those that give logins, and that the caller may ask by.
 func (s *Server) loginTemplates(ctx context.Context, call authz.Call) (list []access.Template, err error) {
 	const page = 100
 	name, id := "", ""
@@ -158,7 +154,7 @@ func (s *Server) loginTemplates(ctx context.Context, call authz.Call) (list []ac
 			name, id = t.Name, t.ID
 		}
 		if len(found) < page {
-			return list, nil
+			return s.cfg.Requests.Allowing(ctx, call, list)
 		}
 	}
 }
@@ -193,8 +189,8 @@ func (s *Server) startJob(r *request) error {
 	if err != nil {
 		return err
 	}
-	if !found {
-		return latchkey.Errorf(latchkey.NotFound, "resource_not_found", "there is no such account")
+	if !found { // nobody is told of accounts that they could not ask for
+		templates = nil
 	}
 	t, err := access.Match(templates, record)
 	if err != nil {

@@ -521,7 +521,7 @@ func TestJobs_Refuse(t *testing.T) {
 	for _, tt := range []struct{ from, to, code string }{
 		{"/lib/jobs/server_account_access.js", "/lib/jobs/rm_rf.js", "unknown_script"},
 		{`"script":"/lib/jobs/server_account_access.js"`, `"x":1`, "missing_member"},
-		{jobAccount, "no-such-account", "resource_not_found"},
+		{jobAccount, "no-such-account", "no_template_for_resource"},
 		{`"PVID":"` + jobAccount + `",`, ``, "missing_member"},
 		{`"PVID":"` + jobAccount + `",`, `"PVID":7,`, "wrong_type"},
 		{`"AccessType":"Login"`, `"AccessType":"Checkout"`, "invalid_value"},

@@ -176,6 +176,9 @@ func (s *Server) createToken(r *request) error {
 	}
 	if stranger {
 		r.caller = authz.Caller{Source: r.source(), RequestID: r.id}
+		if token, ok := authz.ParseToken([]byte(code.Text())); ok {
+			r.claim = token.Handle()
+		}
 	}
 	err := once(r, func(call authz.Call) (people.NewToken, error) {
 		called, err := people.ParseTokenName(name)

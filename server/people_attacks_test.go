@@ -203,6 +203,8 @@ func TestPeople_NobodyMakesSomebodyStronger(t *testing.T) {
 	a.do("POST", "/v1/users", a.root, `{"username":"eve","type":"internal_admin"}`, "X-Customer-ID", "default").is(201)
 	a.customer("acme")
 	a.do("POST", "/v1/users", a.root, `{"username":"eve","type":"internal_admin"}`, "X-Customer-ID", "acme").refused(400, "wrong_customer", "/type")
+	guest := a.person("guest", "user", "X-Customer-ID", "acme")
+	a.do("PUT", "/v1/users/"+guest.id, a.root, `{"username":"guest","type":"internal_admin"}`, "X-Customer-ID", "acme").refused(400, "wrong_customer", "/type")
 }
 
 // The attack: members that the server sets are sent along.
@@ -463,6 +465,9 @@ func TestUsers_LoseEverythingTheyHaveWhenTheyLeave(t *testing.T) {
 	permitted(false)
 	a.do("GET", "/v1/users/self", token, "").refused(401, "person_inactive")
 	a.do("POST", "/decision", own, login(subject("x"), "db-1")).refused(401, "key_revoked")
+	if r := a.do("GET", "/v1/access_keys/"+made.text("access_key.id"), a.root, "").is(200); r.get("revoked_at").Type != gjson.String { // for other servers, and after a restart
+		t.Errorf("the key is on record as %s", r.body)
+	}
 	a.do("POST", "/v1/personal_tokens", "", `{"claim_code":"`+code+`","name":"x"}`).refused(401, "invalid_credential")
 	a.do("POST", "/v1/users/"+id+"/claim", a.root, "").refused(409, "person_inactive")
 	a.do("DELETE", "/v1/users/"+id, a.root, "").refused(409, "already_inactive")

@@ -120,6 +120,9 @@ func (r *request) replyID(idempotencyKey string) authz.ReplyID {
 	if r.caller.Person != nil { // with whichever credential
 		who = "user:" + r.caller.Person.ID
 	}
+	if r.claim != "" { // strangers are told apart by what they present, and get in nobody's way
+		who = "claim:" + r.claim
+	}
 	customer := ""
 	if r.caller.Customer != nil {
 		customer = r.caller.Customer.ID

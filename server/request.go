@@ -34,6 +34,7 @@ type request struct {
 	head   head
 	caller authz.Caller
 	ended  []byte // the credential, where it was right but holds no more
+	claim  string // handle of the claim code that a stranger presents
 	body   string
 	buffer []byte // of the body, on decision routes
 	doc    strictjson.Doc
@@ -51,7 +52,7 @@ func (r *request) reset() {
 	if len(r.body) > keptBody { // the tape of a large set is not kept for everybody else
 		r.doc = strictjson.Doc{}
 	}
-	r.c, r.route, r.caller, r.body, r.id = nil, nil, authz.Caller{}, "", ""
+	r.c, r.route, r.caller, r.body, r.id, r.claim = nil, nil, authz.Caller{}, "", "", ""
 	r.question, r.head, r.ended = authz.Request{}, head{}, nil
 	r.decision.Reset()
 	r.out = r.out[:0]

@@ -415,8 +415,8 @@ func TestRequests_AreNothingToStrangers(t *testing.T) {
 		for _, prefix := range []string{"", "/api"} {
 			there := o.do(c.method, prefix+path+c.suffix, o.eve.token, c.body).refused(404, "access_request_not_found")
 			gone := o.do(c.method, prefix+missing+c.suffix, o.eve.token, c.body).refused(404, "access_request_not_found")
-			if there.text("detail") != gone.text("detail") {
-				t.Errorf("%s %s: a stranger can tell: %q and %q", c.method, c.suffix, there.text("detail"), gone.text("detail"))
+			if there.told() != gone.told() {
+				t.Errorf("%s %s: a stranger can tell: %s and %s", c.method, c.suffix, there.body, gone.body)
 			}
 		}
 	}
@@ -796,7 +796,7 @@ func TestRequests_ResourcesAreNamedExactly(t *testing.T) {
 		ask(`[{"kind":"account","id":"`+id+`"}]`).refused(400, "invalid_resource_id", "/resources/0/id")
 	}
 	ask(`[{"kind":"account","id":"db-2/admin"}]`).refused(400, "resource_not_allowed")
-	ask(`[{"kind":"account","id":"db-3/admin"}]`).refused(404, "resource_not_found")
+	ask(`[{"kind":"account","id":"db-3/admin"}]`).refused(400, "resource_not_allowed")
 	ask(`[{"kind":"policies","id":"main"}]`).refused(400, "invalid_kind")
 	ask(`[]`).refused(400, "resources_required")
 	path := "/v1/access-requests/" + ask(`[{"kind":"account","id":"db-1/admin"}]`).is(201).text("id")

@@ -90,6 +90,8 @@ var bodyLimits = map[string]int{
 	"/v1/access_keys/verify": 64 * kib, "/v1/introspect": 64 * kib, "/nothing": 64 * kib,
 	"/decision": 256 * kib, "/decision/main": 256 * kib, "/decision/explain": 256 * kib, "/access/v1/evaluation": 256 * kib,
 	"/decision/batch": 1024 * kib, "/access/v1/evaluations": 1024 * kib,
+	"/v1/users": 64 * kib, "/v1/groups": 64 * kib, "/v1/entitlements": 64 * kib, "/v1/grants": 64 * kib, "/v1/approvals": 64 * kib, "/v1/tasks": 64 * kib, "/v1/webhooks": 64 * kib,
+	"/v1/access-request-templates": 64 * kib, "/api/v1/access-requests": 64 * kib, "/v1/access-requests/9017501f-9fa4-4a88-b657-5bd49c1bb722/messages": 64 * kib,
 }
 
 func TestBodyLimit_IsToldFromTheLengthBeforeAnythingIsSent(t *testing.T) {

@@ -45,7 +45,9 @@ func (a Access) Leaving(do func(context.Context, access.Tx, authz.Call, authz.Pe
 
 // Person implements access.Record.
 func (a Access) Person(ctx context.Context, customer, id string) (authz.Person, error) {
-	return readPerson(ctx, a.db.read, customer, id)
+	p, err := scanPerson(a.db.read.QueryRowContext(ctx, `SELECT `+personColumns+` FROM persons p JOIN customers c ON c.id = p.customer_id AND c.deleted_at = $3
+		WHERE p.id = $1 AND p.customer_id = $2`, id, customer, int64(latchkey.Never)))
+	return one(p, err, "user_not_found", "person")
 }
 
 // GroupsOf implements access.Record.

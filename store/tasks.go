@@ -46,7 +46,8 @@ func scanTask(row scanner) (t tasks.Task, err error) {
 }
 
 func readTask(ctx context.Context, q rows, customer, id string) (tasks.Task, error) {
-	t, err := scanTask(q.QueryRowContext(ctx, `SELECT `+taskColumns+` FROM tasks WHERE id = $1 AND customer_id = $2`, id, customer))
+	t, err := scanTask(q.QueryRowContext(ctx, `SELECT `+taskColumns+` FROM tasks WHERE id = $1 AND customer_id = $2
+		AND EXISTS (SELECT 1 FROM customers c WHERE c.id = tasks.customer_id AND c.deleted_at = $3)`, id, customer, int64(latchkey.Never)))
 	if errors.Is(err, sql.ErrNoRows) || unstorable(err) {
 		return t, notFound("task_not_found", "task")
 	}

@@ -9,6 +9,7 @@ import (
 	"unicode/utf8"
 
 	"github.com/latchkey-dev/latchkey"
+	"github.com/latchkey-dev/latchkey/authz"
 	"github.com/latchkey-dev/latchkey/internal/strictjson"
 )
 
@@ -55,6 +56,8 @@ func ParseSettings(body strictjson.Value, checks Checks) (in Settings, err error
 			f.add("/name", "too_long", fmt.Sprintf("at most %d characters", maxName))
 		case strings.ContainsFunc(in.Name, unicode.IsControl):
 			f.add("/name", "control_character", "must not hold control characters")
+		case authz.ContainsToken(in.Name):
+			f.add("/name", "credential_in_name", "must not hold a credential")
 		}
 	}
 	if s := f.text(m["schedule_type"], "/schedule_type", false); s != "" && s != ScheduleOnce {
@@ -67,6 +70,8 @@ func ParseSettings(body strictjson.Value, checks Checks) (in Settings, err error
 		if in.Script = f.text(m["script"], "/script", true); in.Script != "" {
 			if why := checks.CheckScript(in.Script); why != "" {
 				f.add("/script", "invalid_script", why)
+			} else if authz.ContainsToken(in.Script) {
+				f.add("/script", "credential_in_script", "a script is shown to everyone who manages tasks: keep a credential as a secret, and read it by secrets.Get")
 			}
 		}
 		in.Secrets = f.names(m["secrets"], "/secrets")
@@ -76,6 +81,8 @@ func ParseSettings(body strictjson.Value, checks Checks) (in Settings, err error
 		if in.URL = f.text(m["url"], "/url", true); in.URL != "" {
 			if err := checks.CheckURL("/url", in.URL); err != nil {
 				f = append(f, faultsOf(err)...)
+			} else if authz.ContainsToken(in.URL) {
+				f.add("/url", "credential_in_url", "a URL is shown to everyone who manages tasks; it must not hold a credential of latchkey")
 			}
 		}
 	case "":

@@ -16,7 +16,7 @@ type Record interface {
 	// Change is authz.Record's, with what a change may do to tasks.
 	Change(ctx context.Context, c authz.Change, do func(Tx) (audit.Draft, error)) error
 
-	// Task returns one, NotFound without it.
+	// Task returns one, NotFound without it or where its customer has ended.
 	Task(ctx context.Context, customer, id string) (Task, error)
 	// Tasks lists them, oldest first.
 	Tasks(ctx context.Context, customer string, p Page) ([]Task, error)
