@@ -193,3 +193,28 @@ func TestAuto_IsAskedAboutWhatIsSubmitted(t *testing.T) {
 		t.Errorf("%v", err)
 	}
 }
+
+// The attack: whoever is on call asks for ever, where the template allows that and
+// bounds everything else.
+func TestAuto_WhatIsForEverEndsWithTheLongestThatTheTemplateKnows(t *testing.T) {
+	w := newWorld(t)
+	w.people("ann", "bob")
+	group := w.group("approvers", authz.Bot, "bob")
+	w.auto = func(context.Context, access.AutoQuestion) (access.AutoAnswer, error) {
+		return access.AutoAnswer{Approve: true, Duration: 6 * time.Hour}, nil
+	}
+	for _, tt := range []struct {
+		most, mostAuto access.Minutes
+		want           latchkey.Instant
+	}{{0, 0, 360}, {120, 0, 120}, {120, 30, 30}, {600, 480, 360}} {
+		tm := w.template(func(t *access.Template) {
+			t.ApproverGroups, t.AutoApproveSources = []string{group}, []string{"pagerduty"}
+			t.AssignmentTypes, t.AllowedDurations = []access.Assignment{access.Permanent}, nil
+			t.MaxDuration, t.MaxAutoDuration = tt.most, tt.mostAuto
+		})
+		r := w.submit("ann", access.Submission{Template: tm.ID, Justification: "x", Assignment: access.Permanent})
+		if r.Status != access.Approved || r.ExpiresAt != w.at+tt.want*minute {
+			t.Errorf("%+v: %s until %s", tt, r.Status, r.ExpiresAt)
+		}
+	}
+}

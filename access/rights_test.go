@@ -308,3 +308,33 @@ func TestApprove_WindowAndPermanent(t *testing.T) {
 		t.Error("a permanent grant outlives its request")
 	}
 }
+
+// An e-mail is for who would be shown the request at the moment it is written: the
+// justification for those who decide, nothing for whom it concerns no more.
+func TestReader_IsWhoWouldBeShownIt(t *testing.T) {
+	w := newWorld(t)
+	tm := w.ledger(nil)
+	r := w.submit("ann", ask(tm))
+	mine := w.submit("bob", ask(tm)) // an approver's own
+	for name, tt := range map[string]struct {
+		person, request string
+		reads, decides  bool
+	}{
+		"who asked": {"ann", r.ID, true, false}, "who decides": {"bob", r.ID, true, true}, "an admin": {"ada", r.ID, true, false}, "a stranger": {"eve", r.ID, false, false},
+		"an approver, of what is for the approver": {"bob", mine.ID, true, false}, "nobody": {"zoe", r.ID, false, false}, "a request that is not there": {"bob", id("none"), false, false},
+	} {
+		got, err := w.requests.Reader(t.Context(), w.customer.ID, id(tt.person), tt.request)
+		if tt.reads != (err == nil) || got.Decides != tt.decides || !tt.reads && (latchkey.KindOf(err) != latchkey.NotFound || got.Request.ID != "" || got.Person.ID != "") {
+			t.Errorf("%s: %+v, %v", name, got, err)
+		}
+	}
+	w.group("approvers", "ben") // bob has left
+	if got, err := w.requests.Reader(t.Context(), w.customer.ID, id("bob"), r.ID); latchkey.KindOf(err) != latchkey.NotFound || got.Decides {
+		t.Errorf("who has left: %+v, %v", got, err)
+	}
+	for _, bad := range []string{"", "bob", strings.ToUpper(id("bob"))} {
+		if _, err := w.requests.Reader(t.Context(), w.customer.ID, bad, r.ID); latchkey.KindOf(err) != latchkey.NotFound {
+			t.Errorf("%q: %v", bad, err)
+		}
+	}
+}

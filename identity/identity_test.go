@@ -494,6 +494,36 @@ func TestIdentities_KeepCustomersApart(t *testing.T) {
 	}
 }
 
+// Two issuers may give one subject to two people: who somebody is is what both say
+// together. Nor does one issuer's key speak for the other.
+func TestIdentities_OneSubjectOfTwoIssuersIsTwoPeople(t *testing.T) {
+	s := newSetting(t)
+	other := newIssuer(t)
+	s.identities = s.trusting([]identity.Issuer{{URL: s.issuer.URL, Audience: "latchkey", Customer: "default"}, {URL: other.URL, Audience: "latchkey", Customer: "default"}})
+	key, others := es256(t, "a"), es256(t, "a")
+	s.issuer.publish(key)
+	other.publish(others)
+	s.is(key.token(t, s.claims("42", "alice@example.com"), nil), "alice", noon)
+	theirs := with(s.claims("42", "bob@example.com"), object{"iss": other.URL})
+	person := func(token string) string {
+		c, _, err := s.identities.AuthenticatePerson(t.Context(), token, noon)
+		if err != nil || c.Issuer != other.URL || c.Handle != "oidc:"+other.URL {
+			t.Fatalf("%+v, %v", c, err)
+		}
+		return c.Person.Username
+	}
+	for range 2 {
+		if got := person(others.token(t, theirs, nil)); got != "bob" {
+			t.Errorf("the other issuer's 42 is %s", got)
+		}
+	}
+	s.is(key.token(t, without(s.claims("42", ""), "email", "email_verified"), nil), "alice", noon)
+	s.refused("a key of the other issuer", others.token(t, s.claims("42", "alice@example.com"), nil), noon, latchkey.Unauthenticated)
+	s.refused("a token for the other issuer's key", key.token(t, theirs, nil), noon, latchkey.Unauthenticated)
+	// A subject that only one of them has is nobody's at the other.
+	s.refused("a subject of one alone", others.token(t, with(theirs, object{"sub": "43", "email": "nobody@example.com"}), nil), noon, latchkey.Unauthenticated)
+}
+
 // A flood of tokens by keys that nobody knows asks the issuer once in 30 seconds.
 func TestIdentities_AskTheIssuerRarely(t *testing.T) {
 	s := newSetting(t)

@@ -206,7 +206,11 @@ func TestClient_UsesNoProxy(t *testing.T) {
 	for _, name := range []string{"HTTP_PROXY", "http_proxy", "ALL_PROXY", "HTTPS_PROXY"} {
 		t.Setenv(name, proxy.URL)
 	}
-	_, err := get(t, NewGuard(GuardConfig{Resolver: resolver(t, func(int) string { return "127.0.0.1" })}), "http://hook.example.com/")
+	allow, err := ParseAllowed([]string{"127.0.0.1"}) // where the proxy is, so that nothing but the guard's own way keeps it out
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, err = get(t, NewGuard(GuardConfig{Allow: allow, Resolver: resolver(t, func(int) string { return "10.0.0.1" })}), "http://hook.example.com/")
 	if !AddressRefused(err) || hits.Load() != 0 {
 		t.Errorf("%v, %d hits", err, hits.Load())
 	}
@@ -218,6 +222,16 @@ func TestClient_RefusesURLsThatCheckURLRefuses(t *testing.T) {
 		if _, err := get(t, NewGuard(GuardConfig{}), address); err == nil {
 			t.Errorf("%s was requested", address)
 		}
+	}
+	// One that could be reached.
+	target, hits := inward(t)
+	allow, err := ParseAllowed([]string{"127.0.0.1"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	g := NewGuard(GuardConfig{Allow: allow, Resolver: resolver(t, func(int) string { return "127.0.0.1" })})
+	if _, err := get(t, g, "http://user:password@hook.example.com:"+portOf(t, target)+"/"); err == nil || hits.Load() != 0 {
+		t.Errorf("a URL with a password was requested: %v", err)
 	}
 }
 

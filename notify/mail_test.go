@@ -1,6 +1,7 @@
 package notify
 
 import (
+	"bytes"
 	"bufio"
 	"bytes"
 	"context"
@@ -378,5 +379,25 @@ func TestNewMail_RefusesWhatCannotBeMeant(t *testing.T) {
 	m, err := NewMail(MailConfig{URL: "smtp://mail.example.com", From: from})
 	if err != nil || m.address != "mail.example.com:587" || m.near {
 		t.Errorf("%+v, %v", m, err)
+	}
+}
+
+// The attack: a line break in what people are called begins a header of its own. It
+// never comes so far; if it did, it would be one line, or encoded.
+func TestMail_ASubjectIsOneHeader(t *testing.T) {
+	m, err := NewMail(MailConfig{URL: "smtp://mail.example.com", From: "latchkey@example.com", People: &people{}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, subject := range []string{"a\r\nBcc: everybody@example.com\r\n\r\nhello", "ä\nBcc: everybody@example.com", "a\rBcc: everybody@example.com", "=?utf-8?q?a=0D=0ABcc:_everybody@example.com?="} {
+		text := m.format(message{id: "1", to: "bob@example.com", letter: deliveries.Letter{Subject: subject, Text: "text"}})
+		letter, err := mail.ReadMessage(bytes.NewReader(text))
+		if err != nil {
+			t.Fatalf("%q: %v", subject, err)
+		}
+		body, err := io.ReadAll(letter.Body)
+		if letter.Header.Get("Bcc") != "" || len(letter.Header) != 9 || string(body) != "text" || err != nil || bytes.Contains(text, []byte("\nBcc")) || bytes.Contains(text, []byte("\rBcc")) {
+			t.Errorf("%q: %s", subject, text)
+		}
 	}
 }

@@ -434,3 +434,24 @@ func TestProviders_AnEmptyAddressIsNobodys(t *testing.T) {
 		}
 	}
 }
+
+// The attack: somebody registers an address at a provider that some program folds to
+// one of ours: a Kelvin sign, a long s, a dotless i, other widths.
+func TestProviders_ALookAlikeIsNobody(t *testing.T) {
+	for ours, theirs := range map[string]string{
+		"jack@example.com": "jac\u212a@example.com", "jess@example.com": "je\u017fs@example.com", "kim@example.com": "k\u0131m@example.com", "ivo@example.com": "\u0130vo@example.com",
+		"jane@example.com": "\uff4aane@example.com", "ann@example.com": "ann@example.com\u200b", "bob@example.com": "bob@example.com ", "eve@example.com": "\u0435ve@example.com",
+	} {
+		fake := http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+			_, _ = fmt.Fprintf(w, `{"incidents":[{"id":"1","incident_status":{"category":"live"},"incident_role_assignments":[{"role":{"name":"DBA"},"assignee":{"id":"u","email":%[1]q}}]}],`+
+				`"oncalls":[{"escalation_policy":{"id":"E"},"user":{"id":"u","email":%[1]q}}]}`, theirs)
+		})
+		q := aboutJane()
+		q.Person.Email = ours
+		for _, p := range []notify.OnCallProvider{incidentIO(t, fake), pagerDuty(t, fake)} {
+			if state, err := p.Ask(context.Background(), q); err != nil || state.Active {
+				t.Errorf("%s: %s is taken for %q: %+v, %v", p.Name(), ours, theirs, state, err)
+			}
+		}
+	}
+}

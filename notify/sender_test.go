@@ -579,3 +579,52 @@ func TestSender_NothingGoesOutUnsigned(t *testing.T) {
 		t.Errorf("only what needs no more than a new secret goes out: %v", got)
 	}
 }
+
+// The attack: who can write to the database puts one webhook's sealed secrets into
+// another's place, to have them sent to a server of their own, or to sign with them.
+func TestSender_SealedSecretsAreTheirWebhooksAlone(t *testing.T) {
+	w := newWorld(t)
+	theirs, _ := receiver(t, nil)
+	mine, requests := receiver(t, nil)
+	victim := w.webhook(theirs, `,"headers":{"X-Token":"the-victims-token"}`)
+	evil := w.webhook(mine, `,"headers":{"X-Token":"x"}`)
+	for _, name := range []string{"X-Token", "secret"} {
+		evil := evil
+		if name == "secret" {
+			evil = w.webhook(mine, "")
+		}
+		err := w.db.Deliveries().Change(t.Context(), authz.Change{Chain: authz.DefaultCustomer, At: w.at()}, func(tx deliveries.Tx) (audit.Draft, error) {
+			from, err := tx.Secrets(t.Context(), "webhook", victim.ID)
+			if err != nil {
+				return audit.Draft{}, err
+			}
+			to, err := tx.Secrets(t.Context(), "webhook", evil.ID)
+			if err != nil {
+				return audit.Draft{}, err
+			}
+			for _, a := range from {
+				for _, b := range to {
+					if strings.Contains(a.Name, name) && strings.Contains(b.Name, name) {
+						b.Box = a.Box
+						err = tx.PutSecret(t.Context(), b)
+					}
+				}
+			}
+			return w.call.Draft("test", audit.Resource{}), err
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		w.happened(deliveries.Approved, "")
+		w.send()
+		if d := w.deliveries(evil.ID)[0]; d.Outcome.Result != "not_prepared" || d.Status != deliveries.Pending {
+			t.Errorf("%s: %+v", name, d)
+		}
+	}
+	if got := requests(); len(got) != 0 {
+		t.Errorf("it was sent: %+v", got)
+	}
+	if strings.Contains(w.log.String(), "the-victims-token") {
+		t.Error("the log tells it")
+	}
+}

@@ -592,3 +592,90 @@ func TestTasks_EventsTellNoSecrets(t *testing.T) {
 		t.Errorf("%v", actions)
 	}
 }
+
+// The attack: who can write to the database puts a sealed secret into the place of
+// another, one's own or another customer's, that a script may read or a task signs by.
+func TestRunner_SealedSecretsAreOfTheirNamesAlone(t *testing.T) {
+	r := newRig(t)
+	ctx := context.Background()
+	if err := authz.NewCustomers(r.db, &cache.Table{}).Establish(ctx, "other", r.now); err != nil {
+		t.Fatal(err)
+	}
+	elsewhere := r.call
+	elsewhere.Customer = &authz.Customer{ID: "other"}
+	for _, s := range []struct {
+		call        authz.Call
+		name, value string
+	}{{r.call, "MINE", "mine"}, {r.call, "ROOT", "the secret of root's script"}, {elsewhere, "MINE", "the secret of another customer"}} {
+		if _, err := r.service.PutSecret(ctx, s.call, s.name, s.value); err != nil {
+			t.Fatal(err)
+		}
+	}
+	script := r.task(tasks.Settings{Secrets: []string{"MINE"}})
+	victim, evil := r.task(tasks.Settings{Type: tasks.Webhook, URL: "https://a.example"}), r.task(tasks.Settings{Type: tasks.Webhook, URL: "https://evil.example"})
+	box := func(customer, kind, owner, name string) []byte {
+		list, err := r.db.Secrets(ctx, customer, kind, owner)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, s := range list {
+			if s.Name == name {
+				return s.Box
+			}
+		}
+		t.Fatalf("no secret %s of %s %q", name, kind, owner)
+		return nil
+	}
+	put := func(owner, kind, name string, box []byte) {
+		err := r.db.Tasks().Change(ctx, authz.Change{Chain: "acme", At: r.now}, func(tx tasks.Tx) (audit.Draft, error) {
+			return r.call.Draft("test", audit.Resource{}), tx.PutSecret(ctx, vault.Sealed{Label: vault.Label{Customer: "acme", Kind: kind, Owner: owner, Name: name}, Box: box, EndsAt: latchkey.Never})
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	r.script = func(ctx context.Context, job tasks.ScriptJob) (tasks.Outcome, error) {
+		if v, err := job.Host.Secret(ctx, "MINE"); err == nil || v != "" {
+			t.Errorf("it reads %q", v)
+		}
+		return tasks.Outcome{Result: "done"}, nil
+	}
+	r.request.Snapshot.Template.TriggerTask = script.ID
+	for _, b := range [][]byte{box("acme", "secret", "", "ROOT"), box("other", "secret", "", "MINE"), box("acme", "task", victim.ID, "signing")} {
+		put("", "secret", "MINE", b)
+		r.happens("approved", "")
+		r.run(r.runner())
+	}
+	if len(r.ran) != 3 {
+		t.Errorf("the script ran %d times", len(r.ran))
+	}
+	put(evil.ID, "task", "signing", box("acme", "task", victim.ID, "signing"))
+	r.request.Snapshot.Template.TriggerTask = evil.ID
+	r.happens("approved", "")
+	r.run(r.runner())
+	if len(r.posts) != 0 {
+		t.Errorf("signed by another's secret: %+v", r.posts)
+	}
+}
+
+// What a customer's tasks still had to do ends with the customer.
+func TestRunner_NothingRunsForACustomerThatHasEnded(t *testing.T) {
+	r := newRig(t)
+	ctx := context.Background()
+	task := r.task(tasks.Settings{Type: tasks.Webhook, URL: "https://a.example", MaxRetries: 5})
+	r.request.Snapshot.Template.TriggerTask, r.request.Snapshot.Template.TriggerFailureMode = task.ID, access.Retry
+	r.reply = tasks.Outcome{Error: "the receiver is away"}
+	r.happens("approved", "")
+	r.run(r.runner())
+	if len(r.posts) != 1 || r.runs(task.ID)[0].Status != tasks.Queued {
+		t.Fatalf("%d posts, %+v", len(r.posts), r.runs(task.ID))
+	}
+	if err := authz.NewCustomers(r.db, &cache.Table{}).Delete(ctx, r.call, "acme"); err != nil {
+		t.Fatal(err)
+	}
+	r.pass(time.Hour)
+	r.run(r.runner())
+	if got := r.runs(task.ID)[0]; len(r.posts) != 1 || got.Status != tasks.Failed {
+		t.Errorf("%d posts, %+v", len(r.posts), got)
+	}
+}

@@ -3,6 +3,7 @@ package sandbox
 import (
 	"bytes"
 	"context"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"io"
@@ -249,7 +250,18 @@ func TestRun_ProcessorTimeIsBounded(t *testing.T) {
 		t.Skip("takes 10 s of a processor")
 	}
 	r := require(t)
+	used := func() time.Duration { // by children that have ended
+		var u syscall.Rusage
+		if err := syscall.Getrusage(syscall.RUSAGE_CHILDREN, &u); err != nil {
+			t.Fatal(err)
+		}
+		return time.Duration(u.Utime.Nano() + u.Stime.Nano())
+	}
+	before := used()
 	out, err := r.Run(t.Context(), Job{Script: body("", `for {}`), Host: &host{}})
+	if had := used() - before; had > processorTime+2*time.Second {
+		t.Errorf("the script had %v of a processor", had)
+	}
 	if err == nil && out.TimedOut {
 		t.Skipf("the machine is so busy that the script had less than %v of a processor in %v", processorTime, MaxWall)
 	}
@@ -471,6 +483,64 @@ func TestTalk_TakesNothingFromCraftedFrames(t *testing.T) {
 	}
 	if len(h.requests) != 0 {
 		t.Fatalf("requests were made: %v", h.requests)
+	}
+}
+
+// A run may make so many requests, whatever the interpreter in the child thinks.
+func TestTalk_CountsRequests(t *testing.T) {
+	var in bytes.Buffer
+	sent := []frame{{kindReady, nil}}
+	for range maxFetch + 5 {
+		sent = append(sent, frame{kindFetch, []string{"GET", "https://a.example", "", ""}})
+	}
+	for _, f := range append(sent, frame{kindDone, []string{"done", ""}}) {
+		if err := writeFrame(&in, f); err != nil {
+			t.Fatal(err)
+		}
+	}
+	h := &host{}
+	var out bytes.Buffer
+	s := &session{job: Job{Host: h}, in: &out, from: &in}
+	if err := s.talk(t.Context()); err != nil || !s.out.Done {
+		t.Fatalf("%v %+v", err, s.out)
+	}
+	if len(h.requests) != maxFetch {
+		t.Errorf("%d requests were made, %d may be", len(h.requests), maxFetch)
+	}
+	refused := 0
+	for {
+		f, err := readFrame(&out)
+		if err != nil {
+			break
+		}
+		if f.kind == kindError {
+			refused++
+		}
+	}
+	if refused != 5 {
+		t.Errorf("%d were refused", refused)
+	}
+}
+
+// A length is refused before anything of that length is waited for.
+func TestTalk_WaitsForNoFrameThatIsTooLong(t *testing.T) {
+	for _, size := range []uint32{0, maxFrame + 1, 1 << 31, 1<<32 - 1} {
+		from, to := io.Pipe()
+		go func() { // and then nothing, without an end
+			_, _ = to.Write(binary.BigEndian.AppendUint32(nil, size))
+		}()
+		s := &session{job: Job{Host: &host{}}, in: io.Discard, from: from}
+		done := make(chan error, 1)
+		go func() { done <- s.talk(t.Context()) }()
+		select {
+		case err := <-done:
+			if !errors.Is(err, errFrame) || s.out.Done {
+				t.Errorf("%d: %v %+v", size, err, s.out)
+			}
+		case <-time.After(10 * time.Second):
+			t.Errorf("a frame of %d bytes is waited for", size)
+		}
+		_ = to.Close()
 	}
 }
 
