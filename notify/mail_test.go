@@ -1,7 +1,6 @@
 package notify
 
 import (
-	"bytes"
 	"bufio"
 	"bytes"
 	"context"
