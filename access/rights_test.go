@@ -332,6 +332,15 @@ func TestReader_IsWhoWouldBeShownIt(t *testing.T) {
 	if got, err := w.requests.Reader(t.Context(), w.customer.ID, id("bob"), r.ID); latchkey.KindOf(err) != latchkey.NotFound || got.Decides {
 		t.Errorf("who has left: %+v, %v", got, err)
 	}
+	w.write(func(tx people.Writer) error {
+		ann := *w.as("ann").Person
+		gone := ann
+		gone.Active = false
+		return tx.UpdatePerson(t.Context(), ann, gone)
+	})
+	if _, err := w.requests.Reader(t.Context(), w.customer.ID, id("ann"), r.ID); latchkey.KindOf(err) != latchkey.NotFound {
+		t.Errorf("who is not active any more: %v", err)
+	}
 	for _, bad := range []string{"", "bob", strings.ToUpper(id("bob"))} {
 		if _, err := w.requests.Reader(t.Context(), w.customer.ID, bad, r.ID); latchkey.KindOf(err) != latchkey.NotFound {
 			t.Errorf("%q: %v", bad, err)

@@ -10,7 +10,6 @@ import (
 	"math/rand/v2"
 	"net"
 	"net/http"
-	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -23,6 +22,7 @@ import (
 	"github.com/latchkey-dev/latchkey"
 	"github.com/latchkey-dev/latchkey/deliveries"
 	"github.com/latchkey-dev/latchkey/internal/vault"
+	"github.com/latchkey-dev/latchkey/tasks"
 )
 
 // SenderConfig are the settings of a Sender.
@@ -330,25 +330,14 @@ const (
 // redact keeps the beginning of a reply, without what was sent for the receiver's
 // eyes alone and without anything like a credential.
 func (s *Sender) redact(text string, secrets *deliveries.Secrets) string {
-	text = strings.ToValidUTF8(text, "")
-	hidden := []string{}
+	var hidden []string
 	for _, value := range secrets.Headers {
 		hidden = append(hidden, value)
 		if _, credential, found := strings.Cut(value, " "); found { // Bearer …
 			hidden = append(hidden, credential)
 		}
 	}
-	if secrets.Compat != nil {
-		hidden = append(hidden, string(secrets.Compat))
-	}
-	// All in one pass, the longest first: one that is part of another must not break
-	// it up before it is found.
-	slices.SortFunc(hidden, func(a, b string) int { return len(b) - len(a) })
-	pairs := make([]string, 0, 2*len(hidden))
-	for _, value := range hidden {
-		pairs = append(pairs, value, "[redacted]")
-	}
-	text = strings.NewReplacer(pairs...).Replace(text)
+	text = tasks.Redactor(append(hidden, string(secrets.Compat)))(strings.ToValidUTF8(text, ""))
 	text = strings.Map(func(r rune) rune {
 		if unicode.IsControl(r) {
 			return ' '

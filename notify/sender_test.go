@@ -411,6 +411,18 @@ func TestSender_KeepsLittleOfAReplyAndNoSecrets(t *testing.T) {
 			t.Error("the log has a secret")
 		}
 	}
+	// One that is cut where reading ends, after others that were taken out.
+	long := strings.Repeat("0123456789abcdef", 200)
+	url, _ = receiver(t, func(w http.ResponseWriter, _ int) {
+		w.WriteHeader(400)
+		_, _ = io.WriteString(w, strings.Repeat(long, 3))
+	})
+	hook = w.webhook(url, `,"headers":{"X-Token":"`+long+`"}`)
+	w.happened(deliveries.Approved, "")
+	w.send()
+	if head := w.deliveries(hook.ID)[0].Outcome.ReplyHead; head != "[redacted][redacted][redacted]" {
+		t.Errorf("%q", head)
+	}
 }
 
 func TestSender_FailuresHaveANameAndNothingElse(t *testing.T) {

@@ -7,16 +7,18 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/latchkey-dev/latchkey/authz"
 	"github.com/latchkey-dev/latchkey/internal/strictjson"
 )
 
 // hidden is what stands for a secret.
 const hidden = "[redacted]"
 
-// redactor returns a function that takes secrets out of a text: as they are, and in
-// the forms in which a script most likely passes them on. A script that wants to
-// show a secret finds another form; who reads runs manages the secrets as well.
-func redactor(secrets []string) func(string) string {
+// Redactor returns a function that takes secrets out of a text, and whatever else
+// looks like a credential of latchkey: as they are, and in the forms in which a script,
+// or a receiver, most likely passes them on. Who wants to show a secret finds another
+// form; who reads such texts manages the secrets as well.
+func Redactor(secrets []string) func(string) string {
 	var forms []string
 	for _, s := range secrets {
 		if s == "" {
@@ -49,7 +51,7 @@ func redactor(secrets []string) func(string) string {
 				}
 			}
 		}
-		return text
+		return authz.Redact(text)
 	}
 }
 

@@ -476,7 +476,7 @@ func (h *host) Approvers(_ context.Context, request string) ([]access.Party, err
 
 // kept cuts an outcome to what is kept of it, without the secrets.
 func (o Outcome) kept(secrets []string) Outcome {
-	hide := redactor(secrets)
+	hide := Redactor(secrets)
 	cut := len(o.Output) > keptOutput
 	o.Output, o.Cut = head(hide(o.Output), keptOutput), o.Cut || cut
 	o.Result, o.Error = head(hide(o.Result), keptText), head(hide(o.Error), keptText)

@@ -459,7 +459,7 @@ func TestRunner_ScriptsGetTheirOwnSecretsAlone(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	task := r.task(tasks.Settings{Secrets: []string{"GONE", "MINE"}})
+	task, token := r.task(tasks.Settings{Secrets: []string{"GONE", "MINE"}}), authz.NewPersonalToken().Reveal() // and one that it came by otherwise
 	r.request.Snapshot.Template.TriggerTask = task.ID
 	r.script = func(ctx context.Context, job tasks.ScriptJob) (tasks.Outcome, error) {
 		mine, err := job.Host.Secret(ctx, "MINE")
@@ -481,14 +481,17 @@ func TestRunner_ScriptsGetTheirOwnSecretsAlone(t *testing.T) {
 		quoted := strings.ReplaceAll(mine, `"`, `\"`)
 		return tasks.Outcome{
 			Output: "plain " + mine + " quoted " + quoted + " base64 " + base64.StdEncoding.EncodeToString([]byte(mine)) + " cut " + mine[:20],
-			Result: mine, Error: "failed with " + mine,
+			Result: mine, Error: "failed with " + mine + " and " + token,
 		}, nil
 	}
 	r.happens("approved", "")
 	r.run(r.runner())
 	got := r.runs(task.ID)[0]
 	all := got.Output + got.Result + got.Error
-	if strings.Contains(all, "hooks.example") || strings.Contains(all, base64.StdEncoding.EncodeToString([]byte("https://hooks"))[:12]) || strings.Count(all, "[redacted]") != 6 {
+	if strings.Contains(all, token) {
+		t.Errorf("a credential is kept: %+v", got)
+	}
+	if strings.Contains(all, "hooks.example") || strings.Contains(all, base64.StdEncoding.EncodeToString([]byte("https://hooks"))[:12]) || strings.Count(all, "[redacted]") != 7 {
 		t.Fatalf("%+v", got)
 	}
 }
