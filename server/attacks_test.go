@@ -392,3 +392,39 @@ func TestAttack_PersonalTokensOpenNothingOfASidecar(t *testing.T) {
 		t.Errorf("passed on as %q", got.Header.Get("Authorization"))
 	}
 }
+
+// The attack: a link in an e-mail that a scanner opens, a page of somebody else's that
+// calls in a browser. Looking at something decides nothing, and no page is told that
+// it may read an answer.
+func TestAttack_NothingIsDecidedByLooking(t *testing.T) {
+	t.Parallel()
+	o := newOffice(t)
+	path := o.submit(o.alice, o.newTemplate())
+	for _, verdict := range []string{"/approve", "/deny", "/revoke"} {
+		for _, method := range []string{"GET", "HEAD", "OPTIONS", "PUT", "PATCH", "DELETE"} {
+			if r := o.do(method, path+verdict, o.dora.token, ""); r.status != 405 && r.status != 404 {
+				t.Errorf("%s %s: %d %s", method, verdict, r.status, r.body)
+			}
+		}
+		// A form of another site: no credential comes along by itself, in a cookie or otherwise.
+		for _, headers := range [][]string{{"Cookie", "session=" + o.dora.token}, {"Cookie", "Authorization=Bearer " + o.dora.token}, {"X-Authorization", "Bearer " + o.dora.token}} {
+			r := o.do("POST", path+verdict, "", "", append(headers, "Origin", "https://evil.example")...)
+			if r.status != 401 {
+				t.Errorf("%s with %v: %d %s", verdict, headers, r.status, r.body)
+			}
+		}
+	}
+	for _, method := range []string{"GET", "OPTIONS", "POST"} {
+		r := o.do(method, path, o.dora.token, "", "Origin", "https://evil.example", "Access-Control-Request-Method", "POST", "Access-Control-Request-Headers", "authorization")
+		for name := range r.header {
+			if strings.HasPrefix(name, "Access-Control-") {
+				t.Errorf("%s: %s: %s", method, name, r.header.Get(name))
+			}
+		}
+	}
+	o.do("POST", path+"/approve", o.dora.token, `comment=x`, "Content-Type", "application/x-www-form-urlencoded").refused(415, "unsupported_media_type")
+	o.do("POST", path+"/approve", o.dora.token, `{"comment":"x"}`, "Content-Type", "text/plain").refused(415, "unsupported_media_type")
+	if o.status(path) != "pending" {
+		t.Error("it was decided")
+	}
+}
