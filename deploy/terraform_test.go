@@ -197,7 +197,7 @@ type terraformed struct {
 func (s *terraformSite) workspace(t *testing.T, key string) *terraformed {
 	t.Helper()
 	tf := &terraformed{terraformSite: s, dir: t.TempDir(), variables: map[string]string{
-		"latchkey_url": s.url, "latchkey_key": key, "dba_ids": `["` + s.dora.id + `"]`,
+		"latchkey_url": s.url, "latchkey_key": key, "dba_ids": `["` + s.dora.id + `"]`, "manager_ids": `["` + s.max.id + `"]`,
 	}}
 	text, err := os.ReadFile(terraformExample)
 	if err != nil {
@@ -310,7 +310,7 @@ func (tf *terraformed) template(t *testing.T) terraformTemplate {
 }
 
 func (tf *terraformed) leavesNothingToDo(t *testing.T) {
-	tf.apply(t, 4, 0, 0)
+	tf.apply(t, 5, 0, 0)
 	tf.settled(t)
 }
 

@@ -35,6 +35,11 @@ variable "dba_ids" {
   type        = list(string)
 }
 
+variable "manager_ids" {
+  description = "Ids of the persons who decide what has waited for too long."
+  type        = list(string)
+}
+
 provider "restapi" {
   uri                  = var.latchkey_url
   write_returns_object = true
@@ -75,6 +80,15 @@ resource "restapi_object" "dba_team" {
   }
 }
 
+resource "restapi_object" "engineering_managers" {
+  path = "/v1/groups"
+  data = jsonencode({ name = "engineering-managers", member_ids = var.manager_ids })
+
+  lifecycle {
+    create_before_destroy = true
+  }
+}
+
 resource "restapi_object" "db_readonly" {
   path = "/v1/access-request-templates"
   data = jsonencode({
@@ -97,7 +111,7 @@ resource "restapi_object" "db_readonly" {
     notification_policy   = "all"
 
     escalation_after_mins = 30
-    escalation_group_id   = restapi_object.dba_team.id
+    escalation_group_id   = restapi_object.engineering_managers.id
 
     custom_fields = [{ label = "Ticket", type = "text", required = true, placeholder = "", options = [] }]
   })
@@ -107,7 +121,8 @@ resource "restapi_object" "db_readonly" {
 # somebody has changed past Terraform. This does, as a warning at every plan and apply.
 locals {
   watched = [
-    restapi_object.internal_db, restapi_object.db_readonly_role, restapi_object.dba_team, restapi_object.db_readonly,
+    restapi_object.internal_db, restapi_object.db_readonly_role, restapi_object.dba_team,
+    restapi_object.engineering_managers, restapi_object.db_readonly,
   ]
   field_id = "/\"id\":\"[^\"]*\",/" # given by the server
   differs = flatten([for o in local.watched : [
