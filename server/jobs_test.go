@@ -480,7 +480,7 @@ func TestJobs_ListNoAccountsThatAreForOthers(t *testing.T) {
 			t.Errorf("%s sees %v, want %d", who.id, got, want)
 		}
 	}
-	b.post("/JobFlow/StartJob", b.jane.token, "start.request", "").refusedJob("requester_not_allowed")
+	b.post("/JobFlow/StartJob", b.jane.token, "start.request", "").refusedJob("no_template_for_resource")
 	// With a right that somebody gave there is nothing to ask for, and it is listed.
 	b.do("POST", "/v1/grants", b.root, `{"subject":{"type":"user","id":"`+b.jane.id+`"},"entries":{"account":[{"f":"`+jobAccount+`","a":["login"]}]},"expires_at":"2018-02-03T00:00:00Z","reason":"x"}`).is(201)
 	got := b.do("POST", "/ServerManage/GetAccountsForLogin", b.jane.token, `{"host":"`+jobHost+`"}`).is(200)
