@@ -45,7 +45,7 @@ func ParseTemplate(body strictjson.Value) (Template, error) {
 		"prefer_requester_groups", "require_justification", "auto_approve", "notification_policy", "notification_count",
 		"escalation_after_mins", "escalation_group_id", "custom_fields", "trigger_task_id", "trigger_task_failure_mode",
 		"default_duration_mins", "max_duration_mins", "auto_approve_sources", "auto_approve_when", "max_auto_duration_mins",
-		"revoke_when_off_call_mins", "approvals_required", "allow_self_approval", "pending_ttl_mins", "assignment_types",
+		"revoke_when_off_call", "approvals_required", "allow_self_approval", "pending_ttl_mins", "assignment_types",
 		"resource_selector", "resource_access")
 	r.require("name", "app_id")
 	t.Name, t.Description, t.Application = r.name("name"), r.prose("description", maxDescription), r.id("app_id")
@@ -81,7 +81,7 @@ func ParseTemplate(body strictjson.Value) (Template, error) {
 	t.AutoApprove = r.flag("auto_approve", false)
 	t.AutoApproveSources = r.sources("auto_approve_sources")
 	t.AutoApproveWhen = r.prose("auto_approve_when", maxCondition)
-	t.MaxAutoDuration, t.RevokeWhenOffCall = r.minutes("max_auto_duration_mins"), r.minutes("revoke_when_off_call_mins")
+	t.MaxAutoDuration, t.RevokeWhenOffCall = r.minutes("max_auto_duration_mins"), r.minutes("revoke_when_off_call")
 
 	t.CustomFields = r.customFields("custom_fields")
 	t.TriggerTask = r.id("trigger_task_id")

@@ -88,7 +88,7 @@ func TestParseTemplate_LeavesOutWhatIsLeftOut(t *testing.T) {
 func TestParseTemplate_EverythingElse(t *testing.T) {
 	t.Parallel()
 	got, err := access.ParseTemplate(root(t, `{`+least+`,"default_duration_mins":60,"max_duration_mins":600,"auto_approve_sources":["pagerduty"],"auto_approve_when":"oncall.pagerduty.active",
-		"max_auto_duration_mins":30,"revoke_when_off_call_mins":5,"approvals_required":2,"allow_self_approval":true,"pending_ttl_mins":90,"assignment_types":["window","permanent"],
+		"max_auto_duration_mins":30,"revoke_when_off_call":5,"approvals_required":2,"allow_self_approval":true,"pending_ttl_mins":90,"assignment_types":["window","permanent"],
 		"resource_selector":{"kind":"account","labels":{"env":"prod"}},"resource_access":{"a":["login","*"]},"notification_policy":"round_robin","notification_count":2,
 		"trigger_task_id":"`+otherID+`","trigger_task_failure_mode":"block","allowed_group_ids":["`+groupID+`"],"prefer_requester_groups":true,"require_justification":false,"auto_approve":true,
 		"custom_fields":[{"id":"`+fieldID+`","label":"Env","type":"multi_select","placeholder":"which","options":["a","b"]},{"label":"Sure","type":"checkbox","options":[]}]}`))

@@ -71,7 +71,7 @@ type Template struct {
 	AutoApproveWhen    string   `json:"auto_approve_when"`
 	MaxAutoDuration    Minutes  `json:"max_auto_duration_mins"`
 	// RevokeWhenOffCall is how often it is asked again whether what was approved so
-	// would still be; 0 is never.
+	// would still be; 0 is never. Outside it is revoke_when_off_call.
 	RevokeWhenOffCall Minutes `json:"revoke_when_off_call_mins"`
 
 	CustomFields []CustomField `json:"custom_fields"`

@@ -306,7 +306,7 @@ func (t *Template) consistent() error {
 	}
 	for at, d := range map[string]Minutes{
 		"/default_duration_mins": t.DefaultDuration, "/max_duration_mins": t.MaxDuration, "/max_auto_duration_mins": t.MaxAutoDuration,
-		"/pending_ttl_mins": t.PendingTTL, "/escalation_after_mins": t.EscalationAfter, "/revoke_when_off_call_mins": t.RevokeWhenOffCall,
+		"/pending_ttl_mins": t.PendingTTL, "/escalation_after_mins": t.EscalationAfter, "/revoke_when_off_call": t.RevokeWhenOffCall,
 	} {
 		if d < 0 || d > MaxMinutes {
 			note(at, "out_of_range", "want whole minutes up to "+strconv.Itoa(int(MaxMinutes)))

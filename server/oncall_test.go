@@ -253,7 +253,7 @@ func TestOnCall_GoesOffDuty(t *testing.T) {
 	t.Parallel()
 	b := startOnCall(t)
 	b.onDuty("jane@example.com", "DBA")
-	template := b.template("payments", `,"auto_approve_sources":["incidentio"],"revoke_when_off_call_mins":5`)
+	template := b.template("payments", `,"auto_approve_sources":["incidentio"],"revoke_when_off_call":5`)
 	id := b.ask(b.jane, template, "payments").is(201).text("id")
 	recheck := func() {
 		t.Helper()

@@ -167,7 +167,7 @@ func appendTemplate(b []byte, t *access.Template) []byte {
 	b = appendStrings(append(b, `,"auto_approve_sources":`...), t.AutoApproveSources)
 	b = appendOptional(append(b, `,"auto_approve_when":`...), t.AutoApproveWhen)
 	b = appendMinutes(append(b, `,"max_auto_duration_mins":`...), t.MaxAutoDuration)
-	b = appendMinutes(append(b, `,"revoke_when_off_call_mins":`...), t.RevokeWhenOffCall)
+	b = appendMinutes(append(b, `,"revoke_when_off_call":`...), t.RevokeWhenOffCall)
 	b = strconv.AppendInt(append(b, `,"approvals_required":`...), int64(t.ApprovalsRequired), 10)
 	b = strconv.AppendBool(append(b, `,"allow_self_approval":`...), t.AllowSelfApproval)
 	b = appendMinutes(append(b, `,"pending_ttl_mins":`...), t.PendingTTL)
