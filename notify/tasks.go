@@ -51,6 +51,14 @@ func (*TaskExecutor) CheckScript(script string) string {
 	return ""
 }
 
+// CompileScript implements tasks.Checks.
+func (x *TaskExecutor) CompileScript(ctx context.Context, script string) (why string, err error) {
+	if x.scripts == nil {
+		return "", nil // nor would it ever be run
+	}
+	return x.scripts.Compile(ctx, script)
+}
+
 // CheckURL implements tasks.Checks.
 func (x *TaskExecutor) CheckURL(pointer, url string) error { return x.guard.CheckURL(pointer, url) }
 

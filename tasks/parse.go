@@ -1,6 +1,7 @@
 package tasks
 
 import (
+	"context"
 	"fmt"
 	"slices"
 	"strconv"
@@ -18,6 +19,10 @@ type Checks interface {
 	// CheckScript returns a sentence that says why a script can never run, "" where
 	// it may. It runs nothing.
 	CheckScript(script string) string
+	// CompileScript returns a sentence that says why a script of that form does not
+	// compile, "" where it does, or where none is run. It runs nothing. The error says
+	// that it cannot be told.
+	CompileScript(ctx context.Context, script string) (string, error)
 	// CheckURL refuses an address that can be told from itself alone, as Invalid with
 	// the pointer.
 	CheckURL(pointer, url string) error
@@ -69,7 +74,7 @@ func ParseSettings(body strictjson.Value, checks Checks) (in Settings, err error
 		f.without(m["url"], "/url", "is of tasks of type webhook")
 		if in.Script = f.text(m["script"], "/script", true); in.Script != "" {
 			if why := checks.CheckScript(in.Script); why != "" {
-				f.add("/script", "invalid_script", why)
+				f.add("/script", invalidScript, why)
 			} else if authz.ContainsToken(in.Script) {
 				f.add("/script", "credential_in_script", "a script is shown to everyone who manages tasks: keep a credential as a secret, and read it by secrets.Get")
 			}

@@ -52,6 +52,9 @@ type anything struct{}
 
 func (anything) CheckScript(string) string     { return "" }
 func (anything) CheckURL(string, string) error { return nil }
+func (anything) CompileScript(context.Context, string) (string, error) {
+	return "", nil
+}
 
 func newRig(t *testing.T) *rig {
 	t.Helper()

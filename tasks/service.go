@@ -42,9 +42,12 @@ func New(cfg Config) *Tasks { return &Tasks{cfg: cfg} }
 // May allows managers.
 func (*Tasks) May(c *authz.Caller) error { return authz.MayManage(c) }
 
-// mayWrite lets root alone write scripts: they are programs that the server runs.
-func (s *Tasks) mayWrite(c *authz.Caller, t Type) error {
-	if err := s.May(c); err != nil || t != Script {
+const invalidScript = "invalid_script"
+
+// admit lets root alone write scripts: they are programs that the server runs. It
+// refuses one that does not compile.
+func (s *Tasks) admit(ctx context.Context, c *authz.Caller, in *Settings) error {
+	if err := s.May(c); err != nil || in.Type != Script {
 		return err
 	}
 	if !c.IsRoot() {
@@ -53,7 +56,11 @@ func (s *Tasks) mayWrite(c *authz.Caller, t Type) error {
 	if !s.cfg.Scripts {
 		return latchkey.Errorf(latchkey.Conflict, "script_tasks_disabled", "the operator has not enabled tasks of type script")
 	}
-	return nil
+	why, err := s.cfg.Checks.CompileScript(ctx, in.Script)
+	if err == nil && why != "" {
+		err = latchkey.InvalidFaults(latchkey.Fault{Pointer: "/script", Code: invalidScript, Detail: why})
+	}
+	return err
 }
 
 // Parse reads settings as ParseSettings does.
@@ -70,7 +77,7 @@ type Made struct {
 // Create makes a task. A name that another one has, and MaxTasks a customer, are a
 // Conflict.
 func (s *Tasks) Create(ctx context.Context, call authz.Call, in Settings) (made Made, err error) {
-	if err := s.mayWrite(&call.Caller, in.Type); err != nil {
+	if err := s.admit(ctx, &call.Caller, &in); err != nil {
 		return Made{}, err
 	}
 	t := in.put(Task{ID: uuid.NewString(), Customer: call.Customer.ID, CreatedAt: call.Now, UpdatedAt: call.Now})
@@ -125,7 +132,7 @@ func draft(call authz.Call, action string, t *Task) audit.Draft {
 
 // Update replaces a task's settings; its type never changes.
 func (s *Tasks) Update(ctx context.Context, call authz.Call, id string, in Settings) (t Task, err error) {
-	if err := s.mayWrite(&call.Caller, in.Type); err != nil {
+	if err := s.admit(ctx, &call.Caller, &in); err != nil {
 		return Task{}, err
 	}
 	err = s.cfg.Record.Change(ctx, call.Change(func() any { return t }), func(tx Tx) (audit.Draft, error) {

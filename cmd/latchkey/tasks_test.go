@@ -273,6 +273,23 @@ func Run() (string, error) {
 	}
 }
 
+// A script that could never run is refused when it is written, with the line, and
+// not when an approval waits for it.
+func TestTasks_AScriptThatDoesNotCompileIsRefused(t *testing.T) {
+	requireSandbox(t)
+	o := openOffice(t, "--enable-script-tasks")
+	wrong := map[string]any{"name": "x", "task_type": "script", "script": "package task\n\nfunc Run() (string, error) {\n\treturn nothing, nil\n}\n"}
+	right := map[string]any{"name": "x", "task_type": "script", "script": "package task\n\nfunc Run() (string, error) {\n\treturn \"\", nil\n}\n"}
+	path := "/v1/tasks/" + o.must(201, o.root, "POST", "/v1/tasks", right).Get("id").String()
+	for method, path := range map[string]string{"POST": "/v1/tasks", "PUT": path} {
+		got := o.must(400, o.root, method, path, wrong).Get("errors.0")
+		if got.Get("code").String() != "invalid_script" || got.Get("pointer").String() != "/script" || !strings.HasPrefix(got.Get("detail").String(), "line 4:") {
+			t.Errorf("%s: %s", method, got.Raw)
+		}
+	}
+	o.must(200, o.root, "PUT", path, right)
+}
+
 // Of the server's own environment, files and keys a script sees nothing, whoever
 // wrote it.
 func TestTasks_ScriptsSeeNothingOfTheServer(t *testing.T) {

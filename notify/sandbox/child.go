@@ -31,14 +31,21 @@ func Main() int {
 		return 1
 	}
 	job, err := readFrame(c.in)
-	if err != nil || job.kind != kindRun || len(job.fields)%2 != 1 {
+	result := ""
+	switch {
+	case err != nil:
+		return 1
+	case job.kind == kindRun && len(job.fields)%2 == 1:
+		settings := map[string]string{}
+		for i := 1; i < len(job.fields); i += 2 {
+			settings[job.fields[i]] = job.fields[i+1]
+		}
+		result, err = c.interpret(job.fields[0], settings)
+	case job.kind == kindCompile && len(job.fields) == 1:
+		_, _, err = c.compile(job.fields[0], nil)
+	default:
 		return 1
 	}
-	settings := map[string]string{}
-	for i := 1; i < len(job.fields); i += 2 {
-		settings[job.fields[i]] = job.fields[i+1]
-	}
-	result, err := c.interpret(job.fields[0], settings)
 	text := ""
 	if err != nil {
 		text = orUnknown(err.Error())
@@ -107,8 +114,9 @@ func (c *child) Write(p []byte) (int, error) {
 	return len(p), nil
 }
 
-// interpret runs the script's Run. A panic of the script is an error.
-func (c *child) interpret(script string, settings map[string]string) (result string, err error) {
+// compile returns the script, of which nothing has run, and what runs it. A panic of
+// the interpreter is an error.
+func (c *child) compile(script string, settings map[string]string) (i *interp.Interpreter, program *interp.Program, err error) {
 	defer func() {
 		if p := recover(); p != nil {
 			err = fmt.Errorf("panic: %v", p)
@@ -116,19 +124,36 @@ func (c *child) interpret(script string, settings map[string]string) (result str
 	}()
 	source, err := prepare(script)
 	if err != nil {
-		return "", err
+		return nil, nil, err
 	}
-	i := interp.New(interp.Options{
+	i = interp.New(interp.Options{
 		GoPath: "/nowhere", Stdin: strings.NewReader(""), Stdout: c, Stderr: io.Discard, Args: []string{}, Env: []string{}, SourcecodeFilesystem: noFiles{},
 	})
 	for key, symbols := range c.exports(settings) {
 		// One at a time, and with a dot in the key of fmt: the interpreter takes a
 		// set with "fmt/fmt" for the whole library, and puts in more of its own.
 		if err := i.Use(interp.Exports{strings.Replace(key, "fmt/", "fmt/./", 1): symbols}); err != nil {
-			return "", err
+			return nil, nil, err
 		}
 	}
-	if _, err := i.Eval(source); err != nil {
+	if program, err = i.Compile(source); err != nil {
+		return nil, nil, tidy(err)
+	}
+	return i, program, nil
+}
+
+// interpret runs the script's Run. A panic of the script is an error.
+func (c *child) interpret(script string, settings map[string]string) (result string, err error) {
+	defer func() {
+		if p := recover(); p != nil {
+			err = fmt.Errorf("panic: %v", p)
+		}
+	}()
+	i, program, err := c.compile(script, settings)
+	if err != nil {
+		return "", err
+	}
+	if _, err := i.Execute(program); err != nil {
 		return "", tidy(err)
 	}
 	found, err := i.Eval("task.Run")

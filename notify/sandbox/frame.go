@@ -27,9 +27,10 @@ const (
 
 // What the parent tells and answers.
 const (
-	kindRun    byte = 'r' // script, then keys and values of its configuration
-	kindAnswer byte = 'k'
-	kindError  byte = 'e' // text
+	kindRun     byte = 'r' // script, then keys and values of its configuration
+	kindCompile byte = 'c' // script, of which nothing is run
+	kindAnswer  byte = 'k'
+	kindError   byte = 'e' // text
 )
 
 // Bounds of a frame.

@@ -64,6 +64,8 @@ type Job struct {
 	Config map[string]string // what config.Get returns
 	Host   Host
 	Wall   time.Duration // at most MaxWall, which 0 stands for
+
+	compile bool // and no more
 }
 
 // Outcome is what became of a run. The zero Outcome is no success: Done says that
@@ -104,6 +106,14 @@ func (r *Runner) Probe(ctx context.Context) error {
 		return fmt.Errorf("%w: %s", ErrUnavailable, out.Error)
 	}
 	return nil
+}
+
+// Compile returns a sentence that says why a script does not compile, "" where it
+// does. It is compiled where it would be run, for who wrote the interpreter did not
+// expect to be attacked; nothing of it runs. The error is Run's.
+func (r *Runner) Compile(ctx context.Context, script string) (why string, err error) {
+	out, err := r.Run(ctx, Job{Script: script, compile: true})
+	return out.Error, err
 }
 
 // Run runs a script in a child of its own, and waits. An error says that it was
@@ -219,6 +229,9 @@ func (s *session) talk(ctx context.Context) error {
 	run := frame{kindRun, []string{s.job.Script}}
 	for _, key := range slices.Sorted(maps.Keys(s.job.Config)) {
 		run.fields = append(run.fields, key, s.job.Config[key])
+	}
+	if s.job.compile {
+		run = frame{kindCompile, []string{s.job.Script}}
 	}
 	if err := writeFrame(s.in, run); err != nil {
 		return err

@@ -341,6 +341,29 @@ func TestPrepare_LinesKeepTheirNumbers(t *testing.T) {
 	}
 }
 
+func TestCompile(t *testing.T) {
+	r := require(t)
+	for name, tc := range map[string]struct{ script, want string }{
+		"the document's":          {slack, ""},
+		"what would panic":        {"package task\nvar x = f()\nfunc f() int { panic(\"early\") }\nfunc Run() (string, error) { return \"\", nil }", ""},
+		"what would never end":    {"package task\nfunc init() { for {} }\nfunc Run() (string, error) { for {} }", ""},
+		"what would print":        {"package task\nimport \"fmt\"\nvar n, _ = fmt.Println(\"ran\")\nfunc Run() (string, error) { return \"\", nil }", ""},
+		"an unknown name":         {"package task\n\nfunc Run() (string, error) {\n\treturn nothing, nil\n}\n", "line 4:"},
+		"a wrong type":            {"package task\nfunc Run() (string, error) {\n\treturn 7 + \"x\", nil\n}\n", "line 3:"},
+		"an unknown symbol":       {body("strings", `return strings.Nothing("x"), nil`), "Nothing"},
+		"another form":            {"package main", "want task"},
+		"a constant without end":  {body("", `const a = 1 << 10000000000; return "", nil`), "more memory"},
+		"a type that has no size": {"package task\ntype a [1 << 40]a\nfunc Run() (string, error) { var x a; _ = x; return \"\", nil }", "panic"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			why, err := r.Compile(t.Context(), tc.script)
+			if err != nil || (why == "") != (tc.want == "") || !strings.Contains(why, tc.want) {
+				t.Errorf("%q, %v: want %q", why, err, tc.want)
+			}
+		})
+	}
+}
+
 // The interpreter is left aside: whoever breaks out of it runs machine code in the
 // child, and finds nothing there.
 func TestConfine_HoldsAgainstMachineCode(t *testing.T) {
