@@ -284,6 +284,17 @@ func (s *Persons) mayBecome(ctx context.Context, tx Writer, call *authz.Call, wa
 	if in.Type == authz.InternalAdminPerson && was.Customer != authz.DefaultCustomer {
 		return latchkey.InvalidFaults(latchkey.Fault{Pointer: "/type", Code: "wrong_customer", Detail: "internal admins are persons of the operator's customer, " + authz.DefaultCustomer})
 	}
+	if in.Username != was.Username || in.Email != was.Email {
+		// Decisions find a person by these. Who could leave a name could give it to
+		// somebody who may do more, and be taken for them by whoever asks by names.
+		err := authz.NotToOneselfIn(ctx, tx, &call.Caller, was.Ref())
+		if latchkey.KindOf(err) == latchkey.Forbidden {
+			err = latchkey.Errorf(latchkey.Forbidden, "own_name", "nobody changes the names by which applications know them: somebody else must").Because(err)
+		}
+		if err != nil {
+			return err
+		}
+	}
 	if in.Email != was.Email { // an issuer's token finds the person by it
 		return mayReissue(ctx, tx, call, was)
 	}

@@ -181,7 +181,8 @@ func TestAttack_TheKeyOfAPersonIsNotThePerson(t *testing.T) {
 }
 
 // The attack: a right is given to a name that is nobody's, and then the name is
-// taken.
+// taken; or an admin leaves a name, by which an application knows the admin, to
+// somebody who may do more.
 func TestAttack_NobodyComesByARightWithItsName(t *testing.T) {
 	t.Parallel()
 	o := newOffice(t)
@@ -196,7 +197,17 @@ func TestAttack_NobodyComesByARightWithItsName(t *testing.T) {
 	if !allowed("shadow") || !allowed("shadow@example.com") {
 		t.Fatal("the grants do not hold")
 	}
-	o.do("PUT", "/v1/users/"+o.boss.id, o.boss.token, `{"username":"shadow","email":"shadow@example.com","type":"admin"}`).is(200)
+	shadow := `{"username":"shadow","email":"shadow@example.com","type":"admin"}`
+	service := o.made(o.do("POST", "/v1/access_keys", o.boss.token, newKeyBody(manages)))
+	for _, body := range []string{shadow, `{"username":"boss2","email":"boss@example.com","type":"admin"}`, `{"username":"boss","email":"boss2@example.com","type":"admin"}`, `{"username":"boss","type":"admin"}`} {
+		for _, id := range []string{o.boss.id, "self"} {
+			o.do("PUT", "/v1/users/"+id, o.boss.token, body).refused(403, "own_name")
+		}
+	}
+	o.do("PUT", "/v1/users/"+o.boss.id, service.secret, shadow).refused(403, "stronger_person") // which a key that they made is, too
+	o.do("PUT", "/v1/users/"+o.alice.id, o.boss.token, `{"username":"boss","email":"alice@example.com"}`).refused(409, "username_taken")
+	o.do("PUT", "/v1/users/self", o.boss.token, `{"username":"boss","email":"boss@example.com","name":"The boss","type":"admin"}`).is(200)
+	o.do("PUT", "/v1/users/"+o.boss.id, o.root, shadow).is(200)
 	made := o.do("POST", "/v1/users", o.boss.token, `{"username":"ghost"}`).is(201) // nor by a new person of that name
 	o.keep(made.text("claim.code"))
 	o.keep(made.text("access_key.key"))
