@@ -43,7 +43,7 @@ func (*Templates) MayRead(c *authz.Caller) error {
 	if c.IsPerson() || c.Manages() || c.Kind == authz.AccessKeyCredential && c.Scopes().Has(scopes.Approvals) {
 		return nil
 	}
-	return latchkey.Errorf(latchkey.Forbidden, "scope_missing", "the key lacks the scopes approvals and access_requests_manage")
+	return latchkey.Errorf(latchkey.Forbidden, "scope_missing", "the key has neither the scope approvals nor access_requests_manage; a person uses a credential of their own")
 }
 
 // Create makes a template, and returns it with warnings. What the server settles,

@@ -77,7 +77,7 @@ type Secret struct {
 	Digest    authz.Digest
 	Pepper    string // stored name; "" is plain SHA-256
 	CreatedAt latchkey.Instant
-	EndsAt    latchkey.Instant
+	EndsAt    latchkey.Instant // 0 where it was ended
 }
 
 // Record is the database as the services of this package need it. Implemented by
@@ -138,6 +138,7 @@ type Writer interface {
 	InsertSecret(ctx context.Context, s Secret) error
 	// EndSecrets ends a person's tokens, or claim codes, that have not ended; of
 	// tokens those with the given id alone, unless it is "". It returns how many.
+	// They end for who came in before at, too.
 	EndSecrets(ctx context.Context, person string, claims bool, id string, at latchkey.Instant) (int, error)
 	CountTokens(ctx context.Context, person string, now latchkey.Instant) (int, error)
 	// Proven reports whether the person ever had a credential of their own.

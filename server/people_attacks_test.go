@@ -327,6 +327,33 @@ func TestClaimCode_FailuresAreCountedLikeOthers(t *testing.T) {
 	a.do("POST", "/v1/personal_tokens", "", body(code)).refused(429, "too_many_failures")
 }
 
+// The attack: who came in first, or by a server whose clock is behind, is served
+// after who used a credential up, or ended it.
+func TestPersonalCredentials_AreDeadWhateverTheTime(t *testing.T) {
+	t.Parallel()
+	a := start(t)
+	body := func(code string) string { return `{"claim_code":"` + code + `","name":"x"}` }
+	made := a.do("POST", "/v1/users", a.root, `{"username":"alice"}`).is(201)
+	a.mustKeep(made, "access_key.key")
+	used := a.mustKeep(made, "claim.code")
+	at := "/v1/users/" + made.text("id")
+	a.clock.advance(time.Second)
+	alice := a.claimed(used)
+	other := a.do("POST", "/v1/personal_tokens", alice, `{"name":"other"}`).is(201)
+	a.keep(other.text("token"))
+	a.do("DELETE", "/v1/personal_tokens/"+other.text("id"), alice, "").is(204)
+	replaced := a.mustKeep(a.do("POST", at+"/claim", a.root, "").is(201), "claim.code")
+	a.mustKeep(a.do("POST", at+"/claim", a.root, "").is(201), "claim.code")
+	a.clock.advance(-time.Millisecond)
+	for what, code := range map[string]string{"used": used, "replaced": replaced} {
+		if r := a.do("POST", "/v1/personal_tokens", "", body(code)); r.status != 401 {
+			t.Errorf("a claim code that was %s: %d", what, r.status)
+		}
+	}
+	a.do("GET", "/v1/users/self", other.text("token"), "").refused(401, "token_ended")
+	a.do("DELETE", "/v1/personal_tokens/"+other.text("id"), alice, "").refused(404, "token_not_found")
+}
+
 // The attack: an admin gives a right to themselves by a second credential, by
 // another of their names, or by way of a group.
 func TestPeople_NobodyGrantsToThemselvesByAnotherWay(t *testing.T) {

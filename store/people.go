@@ -358,9 +358,11 @@ func (t *tx) InsertSecret(ctx context.Context, s people.Secret) error {
 	return nil
 }
 
-// EndSecrets implements people.Writer.
+// EndSecrets implements people.Writer. What was ended ends at 0, for every clock: at
+// is when the change came in, and who comes after it in line may have come in
+// before it, or by a server whose clock is behind.
 func (t *tx) EndSecrets(ctx context.Context, person string, claims bool, id string, at latchkey.Instant) (int, error) {
-	res, err := t.ExecContext(ctx, `UPDATE person_secrets SET ends_at = $4 WHERE person_id = $1 AND kind = $2 AND ($3 = '' OR id = $3) AND ends_at > $4`,
+	res, err := t.ExecContext(ctx, `UPDATE person_secrets SET ends_at = 0 WHERE person_id = $1 AND kind = $2 AND ($3 = '' OR id = $3) AND ends_at > $4`,
 		person, secretKind(claims), id, int64(at))
 	if err != nil {
 		return 0, fmt.Errorf("end secrets of person %s: %w", person, err)
