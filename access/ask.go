@@ -38,7 +38,7 @@ func ParseAsk(v strictjson.Value) (a Ask, wait int, err error) {
 		r.fault("resources", "empty_list", "want one resource at least")
 	}
 	a.Petitioner = r.petitioner()
-	a.Reason = strings.TrimSpace(r.prose("reason", maxJustification))
+	a.Reason = strings.TrimSpace(r.prose("reason", maxText))
 	a.Duration = r.duration("duration")
 	wait = r.number("wait", 0, 0, maxWaitSeconds)
 	if len(faults) > 0 {

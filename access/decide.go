@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"slices"
-	"strings"
 	"time"
 
 	"github.com/google/uuid"
@@ -455,13 +454,8 @@ func isID(id string) bool {
 // textAllowed refuses a text that is too long, or holds what nobody may read: a
 // credential, or control characters.
 func textAllowed(text, at string) error {
-	switch {
-	case len(text) > maxText:
-		return fault(at, "too_long", "a text has at most 4 KiB")
-	case strings.ContainsFunc(text, func(c rune) bool { return c < ' ' && c != '\n' && c != '\t' && c != '\r' || c == 0x7f }):
-		return fault(at, "control_character", "must not hold control characters")
-	case authz.ContainsToken(text):
-		return fault(at, "credential_in_text", "others will read this; it must not hold a credential")
+	if _, wrong := checkText(text, maxText, notProse); wrong != nil {
+		return fault(at, wrong.Code, wrong.Detail)
 	}
 	return nil
 }

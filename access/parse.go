@@ -13,24 +13,21 @@ import (
 
 // Limits of what clients send; of texts, in characters.
 const (
-	maxName          = 200
-	maxDescription   = 2000
-	maxJustification = 4096
-	maxComment       = 4096
-	maxMessage       = 4096
-	maxReferences    = 100 // groups or entitlements of a template
-	maxDurations     = 50
-	maxSources       = 10
-	maxCondition     = 4096
-	maxApprovals     = 20
-	maxNotified      = 100
-	maxLabels        = 20 // of a selector
-	maxActions       = 50
-	maxResources     = 50 // of a request
-	maxFields        = 50
-	maxOptions       = 100
-	maxFieldText     = 200
-	maxAnswer        = 4096
+	maxName        = 200
+	maxDescription = 2000
+	maxReferences  = 100 // groups or entitlements of a template
+	maxDurations   = 50
+	maxSources     = 10
+	maxCondition   = 4096
+	maxApprovals   = 20
+	maxNotified    = 100
+	maxLabels      = 20 // of a selector
+	maxActions     = 50
+	maxResources   = 50 // of a request
+	maxFields      = 50
+	maxOptions     = 100
+	maxFieldText   = 200
+	maxText        = 4096 // of a justification, a comment, a reason, an answer, a message
 )
 
 // ParseTemplate reads the body of POST and PUT /v1/access-request-templates; what
@@ -292,7 +289,7 @@ func ParseSubmission(body strictjson.Value) (Submission, error) {
 	s := Submission{
 		Template: r.id("template_id"), Beneficiary: r.id("beneficiary_id"), Resources: r.resources("resources"),
 		Duration: r.duration("requested_duration_mins"), Window: r.window("window"),
-		Justification: strings.TrimSpace(r.prose("justification", maxJustification)), Answers: r.answers("custom_answers"),
+		Justification: strings.TrimSpace(r.prose("justification", maxText)), Answers: r.answers("custom_answers"),
 	}
 	if r.given("assignment_type") {
 		s.Assignment = oneOf(r, "assignment_type", assignments...)
@@ -389,7 +386,7 @@ func (r reader) answers(member string) map[string]AnswerValue {
 		switch v.Kind() {
 		case strictjson.Null: // as one that is not given
 		case strictjson.String:
-			all[id] = AnswerValue{Kind: TextAnswer, Text: one.prose(id, maxAnswer)}
+			all[id] = AnswerValue{Kind: TextAnswer, Text: one.prose(id, maxText)}
 		case strictjson.Array:
 			all[id] = AnswerValue{Kind: OptionsAnswer, Options: one.texts(id, maxOptions, maxFieldText)}
 		case strictjson.Bool:
@@ -413,7 +410,7 @@ func ParseVerdict(body strictjson.Value, approval bool) (Verdict, error) {
 	}
 	var faults []latchkey.Fault
 	r := readObject(body, "", &faults, known...)
-	v := Verdict{Comment: strings.TrimSpace(r.prose("comment", maxComment)), Window: r.window("window")}
+	v := Verdict{Comment: strings.TrimSpace(r.prose("comment", maxText)), Window: r.window("window")}
 	if len(faults) > 0 {
 		return Verdict{}, latchkey.InvalidFaults(faults...)
 	}
@@ -435,7 +432,7 @@ func ParseRevocation(body strictjson.Value) (reason string, err error) {
 			r.fault("comment", "two_reasons", "comment is another name of reason: give one of them")
 		}
 	}
-	reason = strings.TrimSpace(r.prose(member, maxComment))
+	reason = strings.TrimSpace(r.prose(member, maxText))
 	if len(faults) > 0 {
 		return "", latchkey.InvalidFaults(faults...)
 	}
@@ -447,7 +444,7 @@ func ParseMessage(body strictjson.Value) (string, error) {
 	var faults []latchkey.Fault
 	r := readObject(body, "", &faults, "body")
 	r.require("body")
-	text := strings.TrimSpace(r.prose("body", maxMessage))
+	text := strings.TrimSpace(r.prose("body", maxText))
 	if r.given("body") && text == "" && len(faults) == 0 {
 		r.fault("body", "empty_string", "must not be empty")
 	}

@@ -102,10 +102,12 @@ func (r reader) text(member string, most int) string {
 
 // prose reads lines of at most most characters.
 func (r reader) prose(member string, most int) string {
-	return r.checkedText(member, most, func(c rune) bool { return unicode.IsControl(c) && c != '\n' && c != '\r' && c != '\t' })
+	return r.checkedText(member, most, notProse)
 }
 
 func notPrintable(c rune) bool { return unicode.IsControl(c) }
+
+func notProse(c rune) bool { return unicode.IsControl(c) && c != '\n' && c != '\r' && c != '\t' }
 
 func (r reader) checkedText(member string, most int, bad func(rune) bool) string {
 	if !r.is(member, strictjson.String) {

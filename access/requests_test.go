@@ -2,6 +2,7 @@ package access_test
 
 import (
 	"fmt"
+	"strings"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
@@ -95,6 +96,21 @@ func TestRequest_IsApprovedAndBecomesAGrantThatEnds(t *testing.T) {
 			t.Errorf("the trail: %+v, %v", report, err)
 		}
 	})
+}
+
+func TestTexts_AreMeasuredInCharacters(t *testing.T) {
+	w, tm := ledger(t)
+	in := ask(tm)
+	in.Justification = strings.Repeat("я", 4096) // two bytes each
+	r := w.submit("ann", in)
+	if _, err := w.requests.AddMessage(t.Context(), w.as("bob"), r.ID, in.Justification); err != nil {
+		t.Error(err)
+	}
+	_, err := w.requests.Deny(t.Context(), w.as("bob"), r.ID, in.Justification+"я")
+	w.refused(err, "too_long")
+	if _, err := w.requests.Deny(t.Context(), w.as("bob"), r.ID, in.Justification); err != nil {
+		t.Error(err)
+	}
 }
 
 func TestSubmit_WhatIsNotSaidIsNeverForEver(t *testing.T) {

@@ -24,10 +24,6 @@ import (
 	"github.com/latchkey-dev/latchkey/scopes"
 )
 
-// maxText is in bytes: of a justification, a comment, a reason, an answer, a
-// message.
-const maxText = 4 << 10
-
 // Submit makes a request of a person, or of a service for one. With what the
 // template asks of providers, and a task that must succeed first, it may take
 // AutoTimeout and TriggerTimeout; neither is asked about what would be refused
