@@ -44,6 +44,35 @@ func Postgres(t testing.TB) string {
 	return s.Database(t)
 }
 
+var prepared struct {
+	once sync.Once
+	err  error
+}
+
+// PreparedPostgres is Postgres with a copy of what prepare, called once a process,
+// has put into a database: for tables that every test needs. It must not stay
+// connected.
+func PreparedPostgres(t testing.TB, prepare func(url string) error) string {
+	t.Helper()
+	if postgresPrograms() == "" {
+		Missing(t, "PostgreSQL")
+	}
+	s, err := shared()
+	if err != nil {
+		t.Fatal(err)
+	}
+	const name = "prepared"
+	prepared.once.Do(func() {
+		if prepared.err = s.program("createdb", "-h", s.dir, "-U", "postgres", "-T", "template0", name); prepared.err == nil {
+			prepared.err = prepare(s.url(name))
+		}
+	})
+	if prepared.err != nil {
+		t.Fatal(prepared.err)
+	}
+	return s.database(t, name)
+}
+
 // StartPostgres starts a server for the test alone, to be stopped and killed.
 // settings are NAME=VALUE, beside those of all servers here.
 func StartPostgres(t testing.TB, settings ...string) *PostgresServer {
@@ -149,8 +178,17 @@ func (s *PostgresServer) program(name string, args ...string) error {
 // URL.
 func (s *PostgresServer) Database(t testing.TB) string {
 	t.Helper()
+	return s.database(t, "template0")
+}
+
+func (s *PostgresServer) url(name string) string {
+	return "postgres:///" + name + "?" + url.Values{"host": {s.dir}, "user": {"postgres"}}.Encode()
+}
+
+func (s *PostgresServer) database(t testing.TB, from string) string {
+	t.Helper()
 	name := fmt.Sprintf("test%d", s.made.Add(1))
-	if err := s.program("createdb", "-h", s.dir, "-U", "postgres", "-T", "template0", name); err != nil {
+	if err := s.program("createdb", "-h", s.dir, "-U", "postgres", "-T", from, name); err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() {
@@ -161,7 +199,7 @@ func (s *PostgresServer) Database(t testing.TB) string {
 			t.Error(err)
 		}
 	})
-	return "postgres:///" + name + "?" + url.Values{"host": {s.dir}, "user": {"postgres"}}.Encode()
+	return s.url(name)
 }
 
 // Socket is the path of the server's socket.
