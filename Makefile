@@ -45,8 +45,8 @@ histories: ## play 10,000 random histories of a fleet (HISTORIES=10000), none of
 fuzz: ## run every fuzz target for a while (FUZZTIME=30s)
 	./.ci/fuzz $(or $(FUZZTIME),30s)
 
-# -short plays fewer random walks and takes fewer turns, which `make test` does in
-# full: they look for wrong steps. Where goroutines meet, nothing is lessened.
+# -short plays fewer random walks and takes fewer turns: those look for wrong steps
+# rather than for goroutines that meet, and `make test` does them in full.
 race: ## run the tests under the race detector (needs a C compiler)
 	CGO_ENABLED=1 $(GO) test -race -short $(RACE)
 
