@@ -79,6 +79,8 @@ type Tx interface {
 	// OpenRequestsOf are the requests that a person made or would gain by, and that are
 	// pending, or approved and live, at now; by id.
 	OpenRequestsOf(ctx context.Context, person string, now latchkey.Instant) ([]Request, error)
+	// PendingOf counts the requests of a person that are pending at now.
+	PendingOf(ctx context.Context, person string, now latchkey.Instant) (int, error)
 	// PendingLike finds the request, written down as pending, with that PendingKey.
 	PendingLike(ctx context.Context, key string) (Request, bool, error)
 	InsertRequest(ctx context.Context, r Request) error

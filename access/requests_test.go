@@ -150,3 +150,32 @@ func TestSubmit_WhatIsNotSaidIsNeverForEver(t *testing.T) {
 		})
 	}
 }
+
+// Attack on who decides: somebody asks for one thing after the other, and each of
+// them is told to all approvers.
+func TestSubmit_NobodyFloodsWhoDecides(t *testing.T) {
+	w := newWorld(t)
+	tm := w.ledger(func(t *access.Template) {
+		t.Selector, t.PendingTTL = &access.ResourceSelector{Kind: "account"}, 60
+	})
+	of := func(i int) access.Submission {
+		in := ask(tm)
+		in.Resources = []authz.EntityRef{{Type: "account", ID: fmt.Sprint("a", i)}}
+		return in
+	}
+	w.resource("account", fmt.Sprint("a", access.MaxPending), nil)
+	var last access.Request
+	for i := range access.MaxPending {
+		w.resource("account", fmt.Sprint("a", i), nil)
+		last = w.submit("ann", of(i))
+	}
+	_, err := w.requests.Submit(t.Context(), w.as("ann"), of(access.MaxPending))
+	w.refused(err, "too_many_pending")
+	w.submit("eve", of(access.MaxPending)) // others may
+	w.revoke("ann", last)
+	w.submit("ann", of(access.MaxPending)) // there is room again
+	_, err = w.requests.Submit(t.Context(), w.as("ann"), of(access.MaxPending-1))
+	w.refused(err, "too_many_pending")
+	w.at += 60 * minute // nobody has decided, and no sweep was made
+	w.submit("ann", of(0))
+}

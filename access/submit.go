@@ -214,6 +214,9 @@ func (s *Requests) plan(ctx context.Context, tx Tx, sub *submitting) (p plan, er
 	r.TriggerFailure = sub.failureText()
 	decided := p.vote != nil && (p.vote.Final || t.ApprovalsRequired == 1)
 	if !decided {
+		if err := roomFor(ctx, tx, &r, call.Now); err != nil {
+			return p, err
+		}
 		if err := s.eligible(ctx, tx, &t, &r, pool, p.vote); err != nil && !t.AutoApprove {
 			return p, err
 		}
@@ -468,6 +471,18 @@ func (s *Requests) onlyOne(ctx context.Context, tx Tx, call *authz.Call, r *Requ
 		return err
 	}
 	return tx.Event(ctx, d)
+}
+
+// MaxPending is how many requests a person may have pending at a time, over all
+// templates and resources: each of them is told to people who decide.
+const MaxPending = 100
+
+func roomFor(ctx context.Context, tx Tx, r *Request, now latchkey.Instant) error {
+	n, err := tx.PendingOf(ctx, r.Requester.ID, now)
+	if err == nil && n >= MaxPending {
+		err = latchkey.Errorf(latchkey.Conflict, "too_many_pending", "the requester has %d requests pending; wait for decisions, or cancel some", n)
+	}
+	return err
 }
 
 // eligible refuses a request on which fewer people than are wanted could decide,

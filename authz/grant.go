@@ -25,9 +25,6 @@ type Grant struct {
 	ExpiresAt latchkey.Instant // Never for a permanent one
 }
 
-// Live reports whether it holds at now.
-func (g *Grant) Live(now latchkey.Instant) bool { return now >= g.NotBefore && now < g.ExpiresAt }
-
 // Grants are those of one subject that had neither ended nor been revoked when
 // they were read, in the order of their ids, and after them entitlements, in the
 // order of theirs. Immutable; a nil one is empty.

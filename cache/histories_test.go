@@ -571,7 +571,7 @@ func live(grants *authz.Grants, r *right, now latchkey.Instant) bool {
 		return false
 	}
 	at := slices.IndexFunc(grants.List, func(g authz.Grant) bool { return g.ID == r.id })
-	return at >= 0 && grants.List[at].Live(now)
+	return at >= 0 && now >= grants.List[at].NotBefore && now < grants.List[at].ExpiresAt
 }
 
 // decide holds a decision about a right to what was promised.

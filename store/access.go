@@ -259,6 +259,12 @@ func (t accessTx) OpenRequestsOf(ctx context.Context, person string, now latchke
 	return listed(found, err, scanRequest, "open access requests")
 }
 
+// PendingOf implements access.Tx.
+func (t accessTx) PendingOf(ctx context.Context, person string, now latchkey.Instant) (int, error) {
+	return t.count(ctx, `SELECT count(*) FROM access_requests WHERE customer_id = $1 AND requester_id = $2 AND pending_key <> '' AND ends_at > $3`,
+		t.chain, person, int64(now))
+}
+
 // PendingLike implements access.Tx.
 func (t accessTx) PendingLike(ctx context.Context, key string) (access.Request, bool, error) {
 	return readPendingLike(ctx, t, t.chain, key)
