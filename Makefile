@@ -5,7 +5,7 @@ GO ?= go
 RACE ?= ./access ./client ./deliveries ./identity ./tasks ./authz ./cache ./notify ./policies/bundle ./server/... ./store ./internal/strictjson
 export CGO_ENABLED := 0
 
-.PHONY: help build run test race fuzz lint check deploy-test demo bench bench-large docs clean
+.PHONY: help build run test race fuzz lint check deploy-test demo bench bench-large bench-access fleet fleet-large histories docs clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  %-12s %s\n", $$1, $$2}'
@@ -38,6 +38,12 @@ fleet: build ## start PostgreSQL, Redis, two control planes, four sidecars and a
 
 fleet-large: build ## a sidecar of a customer with a million keys and a million grants: round trips, memory, speed
 	$(GO) run ./internal/fleet -large $(if $(WRITE),-write docs/benchmarks-fleet-large.md)
+
+bench-access: ## measure requests for access: a history of 100,000, clients that wait, how soon a sidecar allows, races (docs/benchmarks-access.md)
+	$(GO) test ./store -run '^$$' -bench Access_History -benchtime 200x
+	$(GO) test ./server -run '^$$' -bench Approvals_Waiting -benchtime 1x
+	$(GO) test ./cmd/latchkey -run ASidecarLearns -count=1 -v
+	$(GO) test ./access -run TestRace -races 1000 -count=1 -timeout 30m -v
 
 histories: ## play 10,000 random histories of a fleet (HISTORIES=10000), none of which may resurrect a right
 	$(GO) test ./cache -run TestHistories -histories $(or $(HISTORIES),10000) -timeout 30m -v

@@ -97,7 +97,8 @@ func (e Approve) on(r *Request, now latchkey.Instant) error {
 	if e.Limit > 0 {
 		r.ExpiresAt = min(r.ExpiresAt, r.NotBefore.Add(e.Limit))
 	}
-	if every := r.Snapshot.Template.RevokeWhenOffCall; every > 0 && e.By.ID == authz.Bot {
+	onCall := slices.ContainsFunc(r.Approvals, func(v Vote) bool { return v.By.ID == authz.Bot }) // last or not
+	if every := r.Snapshot.Template.RevokeWhenOffCall; every > 0 && onCall {
 		r.RecheckAt = now.Add(every.Duration())
 	}
 	return nil

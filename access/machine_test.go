@@ -245,4 +245,14 @@ func TestStep_ABotsApprovalIsLookedAtAgain(t *testing.T) {
 			t.Errorf("by %s: again at %s, %v", by, got.RecheckAt, err)
 		}
 	}
+	r.Snapshot.Template.ApprovalsRequired = 2
+	for _, by := range []string{authz.Bot, "p1"} { // one vote of two, and not the last
+		var err error
+		if r, err = access.Step(r, access.Approve{By: access.Party{ID: by}}, morning); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if r.RecheckAt != morning+5*minute {
+		t.Errorf("a bot's and a person's: again at %s", r.RecheckAt)
+	}
 }

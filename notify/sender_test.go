@@ -426,7 +426,7 @@ func TestSender_KeepsLittleOfAReplyAndNoSecrets(t *testing.T) {
 }
 
 func TestSender_FailuresHaveANameAndNothingElse(t *testing.T) {
-	w := newWorld(t, func(c *SenderConfig) { c.Timeout = 200 * time.Millisecond })
+	w := newWorld(t, func(c *SenderConfig) { c.Timeout = 2 * time.Second })
 	ended := make(chan struct{})
 	slow := httptest.NewServer(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
 		select {

@@ -10,6 +10,7 @@ import (
 	"strconv"
 	"strings"
 
+	"github.com/latchkey-dev/latchkey"
 	"github.com/latchkey-dev/latchkey/access"
 	"github.com/latchkey-dev/latchkey/deliveries"
 	"github.com/latchkey-dev/latchkey/notify/sandbox"
@@ -56,7 +57,10 @@ func (x *TaskExecutor) CompileScript(ctx context.Context, script string) (why st
 	if x.scripts == nil {
 		return "", nil // nor would it ever be run
 	}
-	return x.scripts.Compile(ctx, script)
+	if why, err = x.scripts.Compile(ctx, script); err != nil {
+		err = latchkey.Errorf(latchkey.Unavailable, "script_not_checked", "whether the script compiles could not be told; try again").Because(err)
+	}
+	return why, err
 }
 
 // CheckURL implements tasks.Checks.

@@ -434,12 +434,12 @@ func TestRevoke_WaitsForTheNodes(t *testing.T) {
 	// Nobody answers for n2: the call ends with its time.
 	ends := make(chan *reply, 1)
 	began := time.Now()
-	go func() { ends <- revoke(victim, "1") }()
+	go func() { ends <- revoke(victim, "3") }()
 	a.waiters(1)
 	one.after += 2
 	a.do("GET", one.feedPath(), one.key.secret, "").is(200)
 	r := <-ends
-	if took := time.Since(began); took < 900*time.Millisecond || took > 5*time.Second {
+	if took := time.Since(began); took < 2900*time.Millisecond {
 		t.Errorf("it took %v", took)
 	}
 	seq := strconv.FormatInt(one.after, 10)
@@ -449,7 +449,7 @@ func TestRevoke_WaitsForTheNodes(t *testing.T) {
 	if got := nodes(r, "pending"); !slices.Equal(got, []string{"n2 " + strconv.FormatInt(two.after, 10)}) {
 		t.Errorf("pending: %q", got)
 	}
-	if r.header.Get("Preference-Applied") != "return=representation, wait=1" || r.text("id") != victim.id || r.text("revoked_at") == "" {
+	if r.header.Get("Preference-Applied") != "return=representation, wait=3" || r.text("id") != victim.id || r.text("revoked_at") == "" {
 		t.Errorf("%v %s", r.header, r.body)
 	}
 	// Both do: the call ends with the later one.
