@@ -380,6 +380,7 @@ func decisionGroups(t *testing.T) (all []decisionGroup) {
 }
 
 func TestDecision_AnswersEveryCaseAsWritten(t *testing.T) {
+	oneByOne(t)
 	t.Parallel()
 	asked := 0
 	for _, g := range decisionGroups(t) {

@@ -474,3 +474,12 @@ func readAll(r io.Reader) (string, error) {
 	b, err := io.ReadAll(io.LimitReader(r, 64<<20))
 	return string(b), err
 }
+
+// oneByOne is called by long tests that ask one thing after the other: make race, which
+// runs the short tests, would learn nothing from them.
+func oneByOne(t *testing.T) {
+	t.Helper()
+	if testing.Short() {
+		t.Skip("asks one thing after the other: of no use to the race detector")
+	}
+}

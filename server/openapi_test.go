@@ -552,6 +552,7 @@ const (
 // TestOpenAPI_RepliesAreAsDocumented asks every operation for every status that
 // the document gives it, but for faults of the server.
 func TestOpenAPI_RepliesAreAsDocumented(t *testing.T) {
+	oneByOne(t)
 	doc := readOpenAPI(t)
 	s := startOpenAPI(t, doc, nil)
 	s.customers()

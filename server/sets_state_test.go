@@ -378,6 +378,7 @@ func TestSets_CreateIsIdempotentWithAKey(t *testing.T) {
 
 // Bodies up to 16 MiB are taken here and nowhere else.
 func TestSets_BodyLimit(t *testing.T) {
+	oneByOne(t)
 	t.Parallel()
 	a := start(t, func(o *options) { o.config = server.Config{} })
 	a.set("s", "string")

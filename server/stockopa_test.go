@@ -148,6 +148,7 @@ func (o *opa) reach(sequence int64) {
 // Stock OPA, which pulls the bundle that the server makes and signs, answers
 // every portable case as the server does.
 func TestStockOPA_AnswersEveryPortableCaseAsTheServer(t *testing.T) {
+	oneByOne(t)
 	t.Parallel()
 	c := newClock()
 	c.micros.Store(time.Now().Add(-time.Hour).UnixMicro()) // OPA goes by the real one
