@@ -136,19 +136,24 @@ func (a *Application) resource() audit.Resource {
 	return audit.Resource{Type: "application", Name: a.Name, ID: a.ID}
 }
 
+// onlyOf is the one of a list that was asked for it alone.
+func onlyOf[T any](list []T, err error, missing func() error) (one T, _ error) {
+	if err == nil && len(list) == 0 {
+		err = missing()
+	}
+	if err != nil {
+		return one, err
+	}
+	return list[0], nil
+}
+
 // Application returns one that concerns the caller.
 func (s *Catalogue) Application(ctx context.Context, call authz.Call, id string) (Application, error) {
 	if !isID(id) {
 		return Application{}, errApplicationNotFound()
 	}
-	switch list, err := s.Applications(ctx, call, Query{ID: id, Limit: 1}); {
-	case err != nil:
-		return Application{}, err
-	case len(list) == 0:
-		return Application{}, errApplicationNotFound()
-	default:
-		return list[0], nil
-	}
+	list, err := s.Applications(ctx, call, Query{ID: id, Limit: 1})
+	return onlyOf(list, err, errApplicationNotFound)
 }
 
 // Applications returns a page; to who does not manage, of those that concern them.
@@ -241,14 +246,8 @@ func (s *Catalogue) Entitlement(ctx context.Context, call authz.Call, id string)
 	if !isID(id) {
 		return Entitlement{}, errEntitlementNotFound()
 	}
-	switch list, err := s.Entitlements(ctx, call, Query{ID: id, Limit: 1}); {
-	case err != nil:
-		return Entitlement{}, err
-	case len(list) == 0:
-		return Entitlement{}, errEntitlementNotFound()
-	default:
-		return list[0], nil
-	}
+	list, err := s.Entitlements(ctx, call, Query{ID: id, Limit: 1})
+	return onlyOf(list, err, errEntitlementNotFound)
 }
 
 // Entitlements returns a page; to who does not manage, of those that concern them.

@@ -34,6 +34,11 @@ var shared = sync.OnceValues(func() (*PostgresServer, error) { return startPostg
 // ends. All tests of a process share one server, which ends with it.
 func Postgres(t testing.TB) string {
 	t.Helper()
+	return sharedPostgres(t).Database(t)
+}
+
+func sharedPostgres(t testing.TB) *PostgresServer {
+	t.Helper()
 	if postgresPrograms() == "" {
 		Missing(t, "PostgreSQL")
 	}
@@ -41,7 +46,7 @@ func Postgres(t testing.TB) string {
 	if err != nil {
 		t.Fatal(err)
 	}
-	return s.Database(t)
+	return s
 }
 
 var prepared struct {
@@ -54,13 +59,7 @@ var prepared struct {
 // connected.
 func PreparedPostgres(t testing.TB, prepare func(url string) error) string {
 	t.Helper()
-	if postgresPrograms() == "" {
-		Missing(t, "PostgreSQL")
-	}
-	s, err := shared()
-	if err != nil {
-		t.Fatal(err)
-	}
+	s := sharedPostgres(t)
 	const name = "prepared"
 	prepared.once.Do(func() {
 		if prepared.err = s.program("createdb", "-h", s.dir, "-U", "postgres", "-T", "template0", name); prepared.err == nil {
