@@ -177,5 +177,5 @@ func TestSubmit_NobodyFloodsWhoDecides(t *testing.T) {
 	_, err = w.requests.Submit(t.Context(), w.as("ann"), of(access.MaxPending-1))
 	w.refused(err, "too_many_pending")
 	w.at += 60 * minute // nobody has decided, and no sweep was made
-	w.submit("ann", of(0))
+	w.submit("ann", of(access.MaxPending-1))
 }
