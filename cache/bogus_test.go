@@ -46,7 +46,7 @@ func TestRedis_FollowsOnWhatSomebodyElsePutIntoTheFeed(t *testing.T) {
 			seen := map[string]bool{}
 			next := func(want string) {
 				t.Helper()
-				late := time.NewTimer(20 * time.Second)
+				late := time.NewTimer(time.Minute)
 				defer late.Stop()
 				for !seen[want] {
 					select {

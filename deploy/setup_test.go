@@ -48,7 +48,7 @@ func eventually(t *testing.T, try func() error) {
 	t.Helper()
 	tick := time.NewTicker(20 * time.Millisecond)
 	defer tick.Stop()
-	deadline := time.After(10 * time.Second)
+	deadline := time.After(time.Minute)
 	for {
 		err := try()
 		if err == nil {
@@ -97,7 +97,7 @@ func (r *running) stop() {
 	_ = r.cmd.Process.Signal(syscall.SIGINT) // it may have ended; PostgreSQL's sessions end too
 	select {
 	case <-r.exited:
-	case <-time.After(10 * time.Second):
+	case <-time.After(time.Minute):
 		_ = r.cmd.Process.Kill()
 		<-r.exited
 	}
@@ -328,7 +328,7 @@ func (s *stage) revokedKeyIsRefused(t *testing.T) {
 			}
 			return nil
 		})
-		if took := time.Since(begun); took > time.Second {
+		if took := time.Since(begun); took > 5*time.Second {
 			t.Errorf("revoked at %s, it was good for %s", at, took)
 		}
 		if status, body := s.read(t, key); status != http.StatusUnauthorized && status != http.StatusForbidden {

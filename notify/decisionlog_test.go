@@ -98,7 +98,7 @@ func open(t *testing.T, cfg notify.DecisionLogConfig) (*notify.DecisionLog, func
 
 func closed(t *testing.T, l *notify.DecisionLog) {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 	defer cancel()
 	if err := l.Close(ctx); err != nil {
 		t.Error(err)
@@ -107,7 +107,7 @@ func closed(t *testing.T, l *notify.DecisionLog) {
 
 func until(t *testing.T, done func() bool) {
 	t.Helper()
-	deadline := time.NewTimer(20 * time.Second)
+	deadline := time.NewTimer(time.Minute)
 	defer deadline.Stop()
 	tick := time.NewTicker(time.Millisecond)
 	defer tick.Stop()

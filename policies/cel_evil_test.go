@@ -95,7 +95,7 @@ func TestCEL_NoRuleTakesTimeOrMemoryWithoutBound(t *testing.T) {
 			runtime.ReadMemStats(&after)
 			t.Logf("%s in %v (compiled in %v), %d MiB: %v", outcome, took, compiled, (after.TotalAlloc-before.TotalAlloc)>>20, err)
 			// Generous: the machine may be busy, and there may be a race detector.
-			if took > 2*time.Second {
+			if took > 10*time.Second {
 				t.Errorf("took %v", took)
 			}
 			if spent := after.TotalAlloc - before.TotalAlloc; spent > 256<<20 {

@@ -84,7 +84,7 @@ func TestRego_EvilPoliciesEndSoonAndSmall(t *testing.T) {
 			if grown := after.TotalAlloc - before.TotalAlloc; grown > 512<<20 {
 				t.Errorf("it took %d MiB", grown>>20)
 			}
-			if took > 5*time.Second {
+			if took > 20*time.Second {
 				t.Errorf("it took %v", took)
 			}
 		})
@@ -144,7 +144,7 @@ func TestRego_StatementsOutOfOrderAreNotCompiledForMinutes(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			began := time.Now()
 			_, err := policies.Compile(&policies.Document{Name: "p", Language: policies.Rego, Rego: "package policies.p\n" + rego}, 1)
-			if took := time.Since(began); took > 10*time.Second {
+			if took := time.Since(began); took > 30*time.Second {
 				t.Errorf("it took %v: %v", took, err)
 			}
 			if name != "bodies within" && (err == nil || !strings.Contains(err.Error(), "too_complex")) {

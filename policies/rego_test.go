@@ -231,7 +231,7 @@ func TestRego_EvilDocumentsCompileSoon(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			began := time.Now()
 			p, err := policies.Compile(&policies.Document{Name: "p", Language: policies.Rego, Rego: "package policies.p\n\n" + rego}, 1)
-			if took := time.Since(began); took > 10*time.Second {
+			if took := time.Since(began); took > 30*time.Second {
 				t.Errorf("it took %v", took)
 			}
 			if err == nil {

@@ -46,7 +46,7 @@ func dialEnvoy(t *testing.T, d extauthz.Decider) authv3.AuthorizationClient {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() {
-		ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+		ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 		defer cancel()
 		if err := conn.Close(); err != nil {
 			t.Error(err)

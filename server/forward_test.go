@@ -59,7 +59,7 @@ func rawTo(a *api, network, addr string, lines ...string) *reply {
 		a.Fatal(err)
 	}
 	defer conn.Close()
-	_ = conn.SetDeadline(time.Now().Add(30 * time.Second))
+	_ = conn.SetDeadline(time.Now().Add(time.Minute))
 	text := strings.Join(lines, "\r\n") + "\r\nConnection: close\r\n\r\n"
 	if _, err := conn.Write([]byte(text)); err != nil {
 		a.Fatal(err)

@@ -255,7 +255,7 @@ func start(t testing.TB, change ...func(*options)) *api {
 	must(err)
 	a.addr = ln.Addr().String()
 	a.client = &http.Client{
-		Timeout:       30 * time.Second, // a test that hangs should say where
+		Timeout:       time.Minute, // a test that hangs should say where
 		Transport:     &http.Transport{MaxIdleConnsPerHost: 64},
 		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
 	}

@@ -89,7 +89,7 @@ func startOPA(t *testing.T, a *api) *opa {
 		t.Fatal(err)
 	}
 	socket := filepath.Join(dir, "opa.sock")
-	o := &opa{t: t, client: &http.Client{Timeout: 20 * time.Second, Transport: &http.Transport{
+	o := &opa{t: t, client: &http.Client{Timeout: time.Minute, Transport: &http.Transport{
 		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
 			return new(net.Dialer).DialContext(ctx, "unix", socket)
 		},
@@ -129,7 +129,7 @@ func (o *opa) query(path string, input any) (gjson.Result, bool) {
 // reach waits until OPA decides by the bundle of that sequence.
 func (o *opa) reach(sequence int64) {
 	o.t.Helper()
-	deadline := time.NewTimer(30 * time.Second)
+	deadline := time.NewTimer(time.Minute)
 	defer deadline.Stop()
 	tick := time.NewTicker(5 * time.Millisecond)
 	defer tick.Stop()

@@ -28,7 +28,7 @@ func (a *api) dial() *wire {
 		a.Fatal(err)
 	}
 	a.Cleanup(func() { _ = conn.Close() })
-	if err := conn.SetDeadline(time.Now().Add(10 * time.Second)); err != nil { // of the test, not of the server
+	if err := conn.SetDeadline(time.Now().Add(time.Minute)); err != nil { // of the test, not of the server
 		a.Fatal(err)
 	}
 	return &wire{TB: a.TB, Conn: conn, r: bufio.NewReader(conn)}

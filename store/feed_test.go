@@ -1,6 +1,7 @@
 package store_test
 
 import (
+	"context"
 	"fmt"
 	"strconv"
 	"testing"
@@ -107,7 +108,8 @@ func TestFeed_TellsWhatEachChangeTouchedWithoutAGap(t *testing.T) {
 
 func TestFullKeysAndSubjects_GoOverAllOnce(t *testing.T) {
 	eachEngine(t, func(t *testing.T, db *store.DB, _ place) {
-		ctx := t.Context()
+		ctx, cancel := context.WithTimeout(t.Context(), time.Minute) // a change has less time by itself
+		defer cancel()
 		const keys, subjects, each = 1203, 1501, 4 // more than a page of each, and no whole number of pages
 		ids := map[authz.KeyID]authz.Kid{}
 		err := db.Change(ctx, authz.Change{Chain: authz.DefaultCustomer, At: start}, func(tx authz.Tx) (audit.Draft, error) {

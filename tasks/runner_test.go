@@ -372,6 +372,7 @@ func TestRunner_ARunThatKillsItsProcessIsGivenUp(t *testing.T) {
 }
 
 func TestBefore(t *testing.T) {
+	var leave context.CancelFunc // of whoever waits for the approval
 	for name, tc := range map[string]struct {
 		script func(ctx context.Context, _ tasks.ScriptJob) (tasks.Outcome, error)
 		kind   latchkey.Kind
@@ -388,6 +389,7 @@ func TestBefore(t *testing.T) {
 			return tasks.Outcome{Error: "the script took longer than 30s", TimedOut: true}, nil
 		}, latchkey.TaskTimeout, tasks.Failed},
 		"nobody waits any longer": {func(ctx context.Context, _ tasks.ScriptJob) (tasks.Outcome, error) {
+			leave()
 			<-ctx.Done()
 			return tasks.Outcome{}, ctx.Err()
 		}, latchkey.TaskTimeout, tasks.Failed},
@@ -397,8 +399,9 @@ func TestBefore(t *testing.T) {
 			task := r.task(tasks.Settings{MaxRetries: 5})
 			r.request.Snapshot.Template.TriggerTask, r.request.Snapshot.Template.TriggerFailureMode = task.ID, access.Block
 			r.script = tc.script
-			ctx, cancel := context.WithTimeout(context.Background(), 200*time.Millisecond)
+			ctx, cancel := context.WithCancel(context.Background())
 			defer cancel()
+			leave = cancel
 			err := r.runner().Before(ctx, access.TriggerEvent{Customer: "acme", Event: "approved", Request: r.request, Now: r.now})
 			if (err == nil) != (tc.kind == 0) || err != nil && latchkey.KindOf(err) != tc.kind {
 				t.Fatal(err)

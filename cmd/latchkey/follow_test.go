@@ -31,14 +31,14 @@ func (p *process) must(t *testing.T, key, method, path string, body any) gjson.R
 // eventually asks until it is so.
 func eventually(t *testing.T, what string, so func() bool) {
 	t.Helper()
-	deadline := time.NewTimer(20 * time.Second)
+	deadline := time.NewTimer(time.Minute)
 	defer deadline.Stop()
 	retry := time.NewTicker(2 * time.Millisecond)
 	defer retry.Stop()
 	for !so() {
 		select {
 		case <-deadline.C:
-			t.Fatalf("not within 20 s: %s", what)
+			t.Fatalf("not within a minute: %s", what)
 		case <-retry.C:
 		}
 	}

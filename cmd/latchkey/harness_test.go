@@ -87,7 +87,7 @@ func startProcess(api string, env []string, args []string, change func(*exec.Cmd
 }
 
 func (p *process) waitReady() error {
-	deadline := time.NewTimer(30 * time.Second)
+	deadline := time.NewTimer(time.Minute)
 	defer deadline.Stop()
 	retry := time.NewTicker(10 * time.Millisecond)
 	defer retry.Stop()

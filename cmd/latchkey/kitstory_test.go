@@ -88,7 +88,7 @@ func (s *portal) mayRead(customer string) bool {
 // pending waits until dale has a request to decide on, for the customer.
 func (s *portal) pending(customer string) string {
 	s.Helper()
-	deadline := time.NewTimer(30 * time.Second)
+	deadline := time.NewTimer(time.Minute)
 	defer deadline.Stop()
 	again := time.NewTicker(20 * time.Millisecond)
 	defer again.Stop()

@@ -180,7 +180,7 @@ func TestPostgres_RestartedUnderLoadLosesNothing(t *testing.T) {
 	}
 	await := func(status int, times int) {
 		t.Helper()
-		deadline := time.NewTimer(30 * time.Second)
+		deadline := time.NewTimer(time.Minute)
 		defer deadline.Stop()
 		for times > 0 {
 			select {

@@ -123,7 +123,7 @@ func (p *pulling) get(path string) gjson.Result {
 // comesTo waits until the bundle's status has that at that path.
 func (p *pulling) comesTo(path, want string) gjson.Result {
 	p.t.Helper()
-	deadline := time.NewTimer(10 * time.Second)
+	deadline := time.NewTimer(time.Minute)
 	defer deadline.Stop()
 	tick := time.NewTicker(10 * time.Millisecond)
 	defer tick.Stop()

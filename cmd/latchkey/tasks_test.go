@@ -55,7 +55,7 @@ func (r *received) next(t *testing.T) string {
 	select {
 	case b := <-r.bodies:
 		return b
-	case <-time.After(20 * time.Second):
+	case <-time.After(time.Minute):
 		t.Fatal("nothing came")
 		return ""
 	}
@@ -131,7 +131,7 @@ func (o *office) submit(template string) string {
 // them, newest first.
 func (o *office) settled(task string, n int) []gjson.Result {
 	o.t.Helper()
-	deadline := time.NewTimer(20 * time.Second)
+	deadline := time.NewTimer(time.Minute)
 	defer deadline.Stop()
 	for {
 		runs := o.must(200, o.root, "GET", "/v1/tasks/"+task+"/runs", nil).Get("runs").Array()

@@ -144,7 +144,7 @@ func TestInside(t *testing.T) {
 		if err != nil {
 			t.Errorf("SIGTERM: %v, want exit code 0\n%s", err, &said)
 		}
-	case <-time.After(20 * time.Second):
+	case <-time.After(time.Minute):
 		t.Errorf("SIGTERM does not end it: %v", server.Process.Kill())
 	}
 }
@@ -195,7 +195,7 @@ func raiseLoopback(t *testing.T) {
 // awaitReady asks until the server says that it is ready.
 func awaitReady(t *testing.T, url string, ended <-chan error, said fmt.Stringer) {
 	t.Helper()
-	deadline := time.After(30 * time.Second)
+	deadline := time.After(time.Minute)
 	again := time.NewTicker(10 * time.Millisecond)
 	defer again.Stop()
 	for {

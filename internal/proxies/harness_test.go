@@ -94,7 +94,7 @@ func run(t testing.TB, address string, cmd *exec.Cmd) *servers.Output {
 		_ = cmd.Process.Signal(syscall.SIGTERM) // it may have ended by itself
 		select {
 		case <-exited:
-		case <-time.After(20 * time.Second):
+		case <-time.After(time.Minute):
 			_ = cmd.Process.Kill()
 			<-exited
 			t.Errorf("%s did not end by itself\n%s", cmd.Path, out)
@@ -103,7 +103,7 @@ func run(t testing.TB, address string, cmd *exec.Cmd) *servers.Output {
 			t.Logf("%s:\n%s", cmd.Path, out)
 		}
 	})
-	deadline := time.NewTimer(30 * time.Second)
+	deadline := time.NewTimer(time.Minute)
 	defer deadline.Stop()
 	retry := time.NewTicker(10 * time.Millisecond)
 	defer retry.Stop()
@@ -248,7 +248,7 @@ func (p *pdp) waitExpired() {
 // until asks again and again whether what another process has to do is done.
 func until(t testing.TB, otherwise string, done func() bool) {
 	t.Helper()
-	deadline := time.NewTimer(30 * time.Second)
+	deadline := time.NewTimer(time.Minute)
 	defer deadline.Stop()
 	again := time.NewTicker(10 * time.Millisecond)
 	defer again.Stop()
@@ -305,7 +305,7 @@ func sendBody(t testing.TB, address, body string, lines ...string) answer {
 		t.Fatal(err)
 	}
 	defer conn.Close()
-	_ = conn.SetDeadline(time.Now().Add(30 * time.Second))
+	_ = conn.SetDeadline(time.Now().Add(time.Minute))
 	if _, err := io.WriteString(conn, strings.Join(lines, "\r\n")+"\r\nConnection: close\r\n\r\n"+body); err != nil {
 		t.Fatal(err)
 	}

@@ -338,7 +338,7 @@ func TestReplay_EnvoyGRPC(t *testing.T) {
 	defer conn.Close()
 	envoy := authv3.NewAuthorizationClient(conn)
 	replays(t, k, func(c client) (http.Header, int) {
-		ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+		ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 		defer cancel()
 		for _, m := range filter.GetGrpcService().InitialMetadata {
 			ctx = metadata.AppendToOutgoingContext(ctx, m.Key, m.Value)
