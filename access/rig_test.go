@@ -143,7 +143,9 @@ func id(name string) string { return uuid.NewSHA1(uuid.NameSpaceOID, []byte(name
 // write changes people, as their own services would.
 func (w *world) write(do func(people.Writer) error) {
 	w.Helper()
-	err := w.db.People().Change(w.Context(), authz.Change{Chain: authz.DefaultCustomer, At: w.at}, func(tx people.Writer) (audit.Draft, error) {
+	ctx, cancel := context.WithTimeout(w.Context(), time.Minute) // a change has less time by itself
+	defer cancel()
+	err := w.db.People().Change(ctx, authz.Change{Chain: authz.DefaultCustomer, At: w.at}, func(tx people.Writer) (audit.Draft, error) {
 		return audit.Draft{ID: uuid.NewString(), At: w.at, Action: "test", Outcome: "success"}, do(tx)
 	})
 	if err != nil {

@@ -166,7 +166,7 @@ func TestDeliveries_FromARequestToItsReceivers(t *testing.T) {
 		t.Helper()
 		tick := time.NewTicker(20 * time.Millisecond)
 		defer tick.Stop()
-		for end := time.Now().Add(30 * time.Second); !holds(); <-tick.C {
+		for end := time.Now().Add(time.Minute); !holds(); <-tick.C {
 			if time.Now().After(end) {
 				t.Fatalf("%s did not come\n%s", what, p.err)
 			}
@@ -194,6 +194,10 @@ func TestDeliveries_FromARequestToItsReceivers(t *testing.T) {
 		return do(root, "GET", "/v1/webhooks/"+hook.Get("id").String()+"/deliveries?status=pending", nil, 200).Get("deliveries.0.last_attempt.reply_status").Int() == 503
 	}
 	eventually("the failure", failed)
+	// An attempt that is under way when the server dies is made again in two minutes.
+	eventually("the e-mail to the requester", func() bool {
+		return len(do(root, "GET", "/v1/webhooks/email/deliveries?status=delivered", nil, 200).Get("deliveries").Array()) == 2
+	})
 	_ = p.end(syscall.SIGKILL)
 	mu.Lock()
 	away = false
@@ -202,7 +206,6 @@ func TestDeliveries_FromARequestToItsReceivers(t *testing.T) {
 		t.Fatal(err)
 	}
 	eventually("the webhook of the approval", received(2))
-	eventually("the e-mail to the requester", func() bool { return len(box.to(t, "alice@example.com")) == 1 })
 	if text := box.to(t, "alice@example.com")[0]; !strings.Contains(text, "Your request for access to Production (databases) was approved.") || strings.Contains(text, "burns") {
 		t.Errorf("to alice:\n%s", text)
 	}

@@ -211,7 +211,7 @@ func startLatchkey(t testing.TB, args ...string) *pdp {
 	p.root = strings.TrimSpace(string(text))
 	p.caller = p.key("", `{"decision":true}`, "null").secret
 	p.client = p.key("", clientScopes, "null")
-	p.expired = p.key("", clientScopes, `"`+time.Now().Add(300*time.Millisecond).UTC().Format(time.RFC3339Nano)+`"`)
+	p.expired = p.key("", clientScopes, `"`+time.Now().Add(2*time.Second).UTC().Format(time.RFC3339Nano)+`"`)
 	p.call("POST", "/v1/customers", "", `{"id":"acme","name":"Acme"}`)
 	p.foreign = p.key("acme", clientScopes, "null")
 	return p
@@ -227,7 +227,7 @@ func (p *pdp) key(customer, scopes, expires string) accessKey {
 	return accessKey{made.ID, made.Key}
 }
 
-// waitExpired waits for the end of the key that has less than a second to live.
+// waitExpired waits for the end of the key that has two seconds to live.
 func (p *pdp) waitExpired() {
 	p.Helper()
 	until(p, "the key does not expire", func() bool {

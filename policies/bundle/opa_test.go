@@ -441,7 +441,7 @@ bundles: {acme: {service: latchkey, resource: acme.tar.gz, signing: {keyid: k1},
 		if err != nil {
 			t.Fatal(err)
 		}
-		for deadline := time.Now().Add(20 * time.Second); time.Now().Before(deadline); {
+		for deadline := time.Now().Add(time.Minute); time.Now().Before(deadline); {
 			resp, err := client.Post("http://opa/v1/data/latchkey/decision", "application/json", bytes.NewReader(body))
 			if err != nil {
 				runtime.Gosched()
