@@ -280,6 +280,29 @@ func TestTrigger_UnderAutoApproval(t *testing.T) {
 	}
 }
 
+// The attack: a manager makes the template run another task while that of before is
+// running for a submission. What is approved by itself has passed the task of the
+// template that it is approved by.
+func TestTrigger_UnderAutoApprovalIsThatOfTheTemplateAsItIs(t *testing.T) {
+	w, tm := ledger(t)
+	tm = w.blocking(tm, func(t *access.Template) { t.AutoApprove = true })
+	var ran []string
+	w.trigger = func(_ context.Context, e access.TriggerEvent) error {
+		ran = append(ran, e.Request.Snapshot.Template.Description)
+		if len(ran) == 1 {
+			changed := tm
+			changed.Description = "stricter"
+			w.update(changed)
+			return nil
+		}
+		return fmt.Errorf("no")
+	}
+	r := w.submit("ann", ask(tm))
+	if r.Status != access.Pending || w.read(r).TriggerFailure != "trigger_task_failed" || !slices.Equal(ran, []string{tm.Description, "stricter"}) {
+		t.Errorf("ran %q: %+v", ran, r)
+	}
+}
+
 // blocking gives a template a task that must succeed first.
 func (w *world) blocking(tm access.Template, change func(*access.Template)) access.Template {
 	w.Helper()

@@ -33,7 +33,7 @@ func (s *Requests) Submit(ctx context.Context, call authz.Call, in Submission) (
 	if err := sub.intake(); err != nil {
 		return Request{}, err
 	}
-	const rounds = 4 // what is asked for is asked again once the template has changed
+	const rounds = 5 // providers and the task, both once more after the template has changed
 	for range rounds {
 		made, err := s.submit(ctx, &sub)
 		ask, wanted := errors.AsType[*question](err)
@@ -41,7 +41,7 @@ func (s *Requests) Submit(ctx context.Context, call authz.Call, in Submission) (
 		case !wanted:
 			return made, err
 		case ask.trigger:
-			sub.triggered, sub.failure = true, s.runTrigger(ctx, ask.Request, sub.now(s))
+			sub.triggered, sub.failure = ask.Template.Version, s.runTrigger(ctx, ask.Request, sub.now(s))
 		default:
 			sub.asked, sub.answer = &ask.AutoQuestion, s.ask(ctx, ask.AutoQuestion)
 		}
@@ -59,8 +59,8 @@ type submitting struct {
 
 	asked     *AutoQuestion // that providers have answered
 	answer    AutoAnswer
-	triggered bool // the task has been run
-	failure   error
+	triggered int64 // version of the template whose task has been run; 0 for none
+	failure   error // of that run
 }
 
 // question ends a change, and with it all it did, to ask somebody first.
@@ -143,14 +143,6 @@ func (s *Requests) submit(ctx context.Context, sub *submitting) (made Request, e
 	return made, nil
 }
 
-// failureText is what came of the task that had to succeed first.
-func (sub *submitting) failureText() string {
-	if sub.failure == nil {
-		return ""
-	}
-	return triggerText(sub.failure)
-}
-
 // granted has decisions of this process see a change of grants.
 func (s *Requests) granted(ctx context.Context, call *authz.Call, seq int64) {
 	call.Customer.ExpectGrants()
@@ -211,14 +203,15 @@ func (s *Requests) plan(ctx context.Context, tx Tx, sub *submitting) (p plan, er
 	if p.vote, err = s.autoVote(ctx, tx, sub, &t, &r, person, resources); err != nil {
 		return p, err
 	}
-	r.TriggerFailure = sub.failureText()
 	decided := p.vote != nil && (p.vote.Final || t.ApprovalsRequired == 1)
 	if !decided {
 		if err := roomFor(ctx, tx, &r, call.Now); err != nil {
 			return p, err
 		}
-		if err := s.eligible(ctx, tx, &t, &r, pool, p.vote); err != nil && !t.AutoApprove {
-			return p, err
+		if !t.AutoApprove { // of which the task has failed: it stays, for whoever may come
+			if err := s.eligible(ctx, tx, &t, &r, pool, p.vote); err != nil {
+				return p, err
+			}
 		}
 		if r.Notified, err = s.tell(ctx, tx, &t, others(pool, person.ID), groups); err != nil {
 			return p, err
@@ -533,7 +526,7 @@ func (s *Requests) tell(ctx context.Context, tx Tx, t *Template, pool []candidat
 
 // autoVote is the vote that the template, or providers by it, give at once; nil for
 // none. Where they, or the task that must succeed first, are still to be asked, the
-// error is a *question.
+// error is a *question; what came of a task that failed is noted in r.
 func (s *Requests) autoVote(ctx context.Context, tx Tx, sub *submitting, t *Template, r *Request, person authz.Person, resources []authz.ResourceRecord) (*Approve, error) {
 	vote := &Approve{Method: AutoDecision, Grant: uuid.NewString(), Limit: t.MaxAutoDuration.Duration()}
 	atMost := func(d time.Duration) {
@@ -566,10 +559,11 @@ func (s *Requests) autoVote(ctx context.Context, tx Tx, sub *submitting, t *Temp
 	if !r.blocks() || !vote.Final && t.ApprovalsRequired > 1 {
 		return vote, nil
 	}
-	if !sub.triggered {
+	if sub.triggered != t.Version {
 		return nil, &question{AutoQuestion: AutoQuestion{Template: *t, Request: *r}, trigger: true}
 	}
 	if sub.failure != nil {
+		r.TriggerFailure = triggerText(sub.failure)
 		return nil, nil
 	}
 	return vote, nil
