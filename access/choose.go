@@ -7,14 +7,12 @@ import (
 	"math/big"
 	"slices"
 
-	"github.com/latchkey-dev/latchkey"
 	"github.com/latchkey-dev/latchkey/authz"
 )
 
 // candidate is an approver at the first place that it has.
 type candidate struct {
-	authz.Person
-	place Place
+	Member
 	group int // index of the group in its template's list
 }
 
@@ -30,34 +28,30 @@ func approvers(ctx context.Context, tx Tx, groups []string) ([]candidate, error)
 	if len(groups) == 0 {
 		admins, err := tx.Admins(ctx)
 		for _, p := range admins {
-			list = append(list, candidate{Person: p, place: Place{AddedAt: p.CreatedAt, Person: p.ID}})
+			list = append(list, candidate{Member: Member{p, Place{AddedAt: p.CreatedAt, Person: p.ID}}})
 		}
 		return list, err
 	}
-	seen := map[string]bool{authz.Bot: true}
+	seen := map[string]bool{}
 	for i, id := range groups {
-		g, err := tx.Group(ctx, id)
-		if latchkey.KindOf(err) == latchkey.NotFound {
-			continue // nobody is in it
-		}
+		members, err := tx.MembersOf(ctx, id)
 		if err != nil {
 			return nil, err
 		}
-		for _, m := range g.Members {
-			if seen[m.Person] {
-				continue
-			}
-			seen[m.Person] = true
-			p, err := tx.Person(ctx, m.Person)
-			if err != nil {
-				return nil, err
-			}
-			if p.Active {
-				list = append(list, candidate{Person: p, place: Place{Group: id, AddedAt: m.AddedAt, Person: p.ID}, group: i})
+		for _, m := range members {
+			if !seen[m.ID] {
+				seen[m.ID] = true
+				list = append(list, candidate{m, i})
 			}
 		}
 	}
 	return list, nil
+}
+
+// botDecides reports whether authz.Bot is in an approver group of a template.
+func botDecides(ctx context.Context, tx Tx, t *Template) (bool, error) {
+	groups, err := tx.GroupsOf(ctx, authz.Bot)
+	return slices.ContainsFunc(groups, func(g string) bool { return slices.Contains(t.ApproverGroups, g) }), err
 }
 
 // others are those who are none of the given persons.
@@ -71,15 +65,17 @@ func narrowed(ctx context.Context, tx Tx, t *Template, pool []candidate, request
 	if !t.PreferRequesterGroups {
 		return pool, nil
 	}
+	shared := slices.DeleteFunc(slices.Clone(requesters), func(g string) bool { return slices.Contains(t.ApproverGroups, g) })
+	if len(shared) == 0 {
+		return pool, nil
+	}
 	var near []candidate
 	for _, c := range pool {
 		groups, err := tx.GroupsOf(ctx, c.ID)
 		if err != nil {
 			return nil, err
 		}
-		if slices.ContainsFunc(groups, func(g string) bool {
-			return slices.Contains(requesters, g) && !slices.Contains(t.ApproverGroups, g)
-		}) {
+		if slices.ContainsFunc(groups, func(g string) bool { return slices.Contains(shared, g) }) {
 			near = append(near, c)
 		}
 	}
@@ -111,7 +107,7 @@ func (t *Template) choose(pool []candidate, last Place) ([]Party, Place, error) 
 	case RoundRobin:
 		pool = t.turn(pool, last)
 		if n > 0 {
-			last = pool[n-1].place
+			last = pool[n-1].Place
 		}
 	case NotifyAll:
 		n = len(pool)
@@ -133,7 +129,7 @@ func (t *Template) turn(pool []candidate, last Place) []candidate {
 		}
 	}
 	first := slices.IndexFunc(pool, func(c candidate) bool {
-		return cmp.Or(cmp.Compare(c.group, group), cmp.Compare(c.place.AddedAt, last.AddedAt), cmp.Compare(c.ID, last.Person)) > 0
+		return cmp.Or(cmp.Compare(c.group, group), cmp.Compare(c.Place.AddedAt, last.AddedAt), cmp.Compare(c.ID, last.Person)) > 0
 	})
 	if first <= 0 {
 		return pool

@@ -56,6 +56,9 @@ type Tx interface {
 
 	// Admins are the active persons who administer the customer, oldest first.
 	Admins(ctx context.Context) ([]authz.Person, error)
+	// MembersOf are the active persons in a group, in the order of their places; none
+	// where there is no such group. authz.Bot is not among them.
+	MembersOf(ctx context.Context, group string) ([]Member, error)
 	// Resource is authz.DirectoryRecord's.
 	Resource(ctx context.Context, ref authz.EntityRef) (authz.ResourceRecord, bool, error)
 	// HasTask reports whether there is a task of that id.
@@ -128,6 +131,12 @@ type Place struct {
 	Group   string
 	AddedAt latchkey.Instant
 	Person  string
+}
+
+// Member is a person at a place.
+type Member struct {
+	authz.Person
+	Place Place
 }
 
 // AutoQuestion is a request before it is submitted.

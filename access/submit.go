@@ -209,11 +209,11 @@ func (s *Requests) plan(ctx context.Context, tx Tx, sub *submitting) (p plan, er
 			return p, err
 		}
 		if !t.AutoApprove { // of which the task has failed: it stays, for whoever may come
-			if err := s.eligible(ctx, tx, &t, &r, pool, p.vote); err != nil {
+			if err := eligible(ctx, tx, &t, &r, pool, p.vote); err != nil {
 				return p, err
 			}
 		}
-		if r.Notified, err = s.tell(ctx, tx, &t, others(pool, person.ID), groups); err != nil {
+		if r.Notified, err = tell(ctx, tx, &t, others(pool, person.ID), groups); err != nil {
 			return p, err
 		}
 	}
@@ -480,22 +480,22 @@ func roomFor(ctx context.Context, tx Tx, r *Request, now latchkey.Instant) error
 
 // eligible refuses a request on which fewer people than are wanted could decide,
 // now or once it has escalated.
-func (s *Requests) eligible(ctx context.Context, tx Tx, t *Template, r *Request, pool []candidate, vote *Approve) error {
+func eligible(ctx context.Context, tx Tx, t *Template, r *Request, pool []candidate, vote *Approve) error {
 	if t.Escalates() {
 		further, err := approvers(ctx, tx, []string{t.EscalationGroup})
 		if err != nil {
 			return err
 		}
-		for _, c := range further {
-			if !slices.ContainsFunc(pool, func(p candidate) bool { return p.ID == c.ID }) {
-				pool = append(slices.Clip(pool), c)
-			}
-		}
+		pool = slices.Concat(pool, further)
 	}
 	if !t.AllowSelfApproval {
 		pool = others(pool, r.Requester.ID, r.Beneficiary.ID)
 	}
-	n := len(pool)
+	able := map[string]bool{}
+	for i := range pool {
+		able[pool[i].ID] = true
+	}
+	n := len(able)
 	if vote != nil {
 		n++
 	}
@@ -506,7 +506,7 @@ func (s *Requests) eligible(ctx context.Context, tx Tx, t *Template, r *Request,
 }
 
 // tell says who is told of a request.
-func (s *Requests) tell(ctx context.Context, tx Tx, t *Template, pool []candidate, requesters []string) ([]Party, error) {
+func tell(ctx context.Context, tx Tx, t *Template, pool []candidate, requesters []string) ([]Party, error) {
 	pool, err := narrowed(ctx, tx, t, pool, requesters)
 	if err != nil {
 		return nil, err
@@ -538,7 +538,7 @@ func (s *Requests) autoVote(ctx context.Context, tx Tx, sub *submitting, t *Temp
 	case t.AutoApprove:
 		vote.By, vote.Final, vote.Comment = Party{ID: System, Name: System}, true, "the template approves by itself"
 	case t.Conditional() && s.cfg.Auto != nil:
-		member, err := s.botIsIn(ctx, tx, t)
+		member, err := botDecides(ctx, tx, t)
 		if err != nil || !member {
 			return nil, err
 		}
@@ -573,24 +573,6 @@ func (s *Requests) autoVote(ctx context.Context, tx Tx, sub *submitting, t *Temp
 func (r *Request) blocks() bool {
 	t := &r.Snapshot.Template
 	return t.TriggerTask != "" && t.TriggerFailureMode == Block
-}
-
-func (s *Requests) botIsIn(ctx context.Context, tx Tx, t *Template) (bool, error) {
-	for _, id := range t.ApproverGroups {
-		g, err := tx.Group(ctx, id)
-		if latchkey.KindOf(err) == latchkey.NotFound {
-			continue
-		}
-		if err != nil {
-			return false, err
-		}
-		for _, m := range g.Members {
-			if m.Person == authz.Bot {
-				return true, nil
-			}
-		}
-	}
-	return false, nil
 }
 
 // ask asks providers; what they do not say in time they do not say.

@@ -233,15 +233,9 @@ func (s *Templates) settle(ctx context.Context, tx Tx, t, was *Template) (warnin
 		warnings = append(warnings, "trigger_task_failure_mode block holds up approvals alone; on other events it acts as ignore")
 	}
 	if t.Conditional() {
-		member := false
-		for _, id := range t.ApproverGroups {
-			g, err := tx.Group(ctx, id)
-			if err != nil {
-				return nil, err
-			}
-			for _, m := range g.Members {
-				member = member || m.Person == authz.Bot
-			}
+		member, err := botDecides(ctx, tx, t)
+		if err != nil {
+			return nil, err
 		}
 		if !member {
 			warnings = append(warnings, "auto_approve_when and auto_approve_sources do nothing until bot is a member of an approver group")

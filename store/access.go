@@ -76,6 +76,18 @@ func (t accessTx) Admins(ctx context.Context) ([]authz.Person, error) {
 	return listed(found, err, scanPerson, "admins")
 }
 
+// MembersOf implements access.Tx.
+func (t accessTx) MembersOf(ctx context.Context, group string) ([]access.Member, error) {
+	found, err := t.QueryContext(ctx, `SELECT `+personColumns+`, m.added_at FROM group_members m JOIN persons p ON p.id = m.person_id
+		WHERE m.group_id = $1 AND m.customer_id = $2 AND p.active = 1 ORDER BY m.added_at, m.person_id`, group, t.chain)
+	return listed(found, err, func(row scanner) (m access.Member, err error) {
+		var active int64
+		err = row.Scan(append(personDest(&m.Person, &active), (*int64)(&m.Place.AddedAt))...)
+		m.Active, m.Place.Group, m.Place.Person = active == 1, group, m.ID
+		return m, err
+	}, "members")
+}
+
 // HasTask implements access.Tx.
 func (t accessTx) HasTask(ctx context.Context, id string) (bool, error) {
 	n, err := t.count(ctx, `SELECT count(*) FROM tasks WHERE id = $1 AND customer_id = $2`, id, t.chain)
