@@ -39,7 +39,7 @@ type Letter struct{ Subject, Text string }
 // Compose writes the e-mail about an event for its reader. link leads to the
 // request, "" for none. False: there is nothing to tell any more.
 func Compose(e *audit.Event, to Reader, link string) (l Letter, ok bool, err error) {
-	changes, err := eventChanges(e)
+	changes, err := Changes(e)
 	if err != nil {
 		return l, false, err
 	}

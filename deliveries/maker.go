@@ -13,79 +13,26 @@ import (
 	"github.com/latchkey-dev/latchkey/internal/strictjson"
 )
 
-// Maker makes deliveries of events. Several processes may run one each: the
-// cursor lets one of them at an event. One goroutine uses it.
+// Maker makes deliveries of events. Safe for concurrent use.
 type Maker struct {
-	queue Queue
+	trail *Trail[Delivery]
 	email bool
-	// looked is how far the events of each customer were looked at, where that is
-	// past the cursor: it is not worth a write that nothing happened.
-	looked map[string]int64
 }
 
 // NewMaker makes one; email says that people are told by e-mail too.
-func NewMaker(queue Queue, email bool) *Maker {
-	return &Maker{queue: queue, email: email, looked: map[string]int64{}}
+func NewMaker(cursor Cursor[Delivery], email bool) *Maker {
+	return &Maker{trail: NewTrail(cursor), email: email}
 }
 
-// stride is how many events are looked at in one go, and how far the cursor may
-// stay behind where they are not about requests.
-const stride = 500
-
-// RunOnce makes deliveries of all events so far, and returns how many. One
-// customer's trouble does not keep the others waiting; the error tells of the
-// last.
+// RunOnce makes deliveries of all events so far, and returns how many. The error is
+// as Trail.Follow's.
 func (m *Maker) RunOnce(ctx context.Context, now latchkey.Instant) (made int, err error) {
-	behind, err := m.queue.Behind(ctx)
-	if err != nil {
-		return 0, err
-	}
-	for _, b := range behind {
-		n, failed := m.catchUp(ctx, b, now)
-		if made += n; failed != nil {
-			err = fmt.Errorf("make deliveries of %s: %w", b.Customer, failed)
-		}
-	}
-	return made, err
-}
-
-func (m *Maker) catchUp(ctx context.Context, b Behind, now latchkey.Instant) (made int, err error) {
-	for at := max(b.Cursor, min(m.looked[b.Customer], b.Head)); at < b.Head; {
-		to := min(at+stride, b.Head)
-		events, err := m.queue.Lifecycle(ctx, b.Customer, at, to)
-		if err != nil {
-			return made, err
-		}
-		var list []Delivery
-		if len(events) > 0 {
-			webhooks, err := m.queue.Webhooks(ctx, b.Customer)
-			if err != nil {
-				return made, err
-			}
-			for i := range events {
-				list = append(list, m.of(&events[i], webhooks, now)...)
-			}
-		}
-		at = to
-		if len(list) == 0 && to-b.Cursor < stride {
-			m.looked[b.Customer] = to
-			continue
-		}
-		moved, err := m.queue.Advance(ctx, b.Customer, b.Cursor, to, list)
-		if err != nil || !moved {
-			delete(m.looked, b.Customer)
-			return made, err
-		}
-		delete(m.looked, b.Customer)
-		made += len(list)
-		b.Cursor = to
-	}
-	return made, nil
+	return m.trail.Follow(ctx, func(e *audit.Event, webhooks []Webhook) ([]Delivery, error) { return m.of(e, webhooks, now), nil })
 }
 
 // of returns the deliveries of one event.
 func (m *Maker) of(e *audit.Event, webhooks []Webhook, now latchkey.Instant) (list []Delivery) {
-	changes, err := eventChanges(e)
+	changes, err := Changes(e)
 	if err != nil || !strings.HasPrefix(changes.Get("event").Text(), "access_request.") {
 		return nil // about a request, and no step of its life
 	}
@@ -132,8 +79,9 @@ func told(e *audit.Event, event string, changes strictjson.Value) (persons []str
 	return persons
 }
 
-// eventChanges parses what an event holds of a change.
-func eventChanges(e *audit.Event) (strictjson.Value, error) {
+// Changes parses what an event holds of a change: an object, an empty one where it
+// holds nothing.
+func Changes(e *audit.Event) (strictjson.Value, error) {
 	var doc strictjson.Doc
 	text := e.Changes
 	if text == "" {
@@ -147,7 +95,7 @@ func eventChanges(e *audit.Event) (strictjson.Value, error) {
 
 // Message is what is sent of a delivery's event.
 func Message(e *audit.Event) ([]byte, error) {
-	changes, err := eventChanges(e)
+	changes, err := Changes(e)
 	if err != nil {
 		return nil, err
 	}

@@ -58,21 +58,9 @@ type Tx interface {
 	UpdateDelivery(ctx context.Context, d Delivery) error
 }
 
-// Queue is the database as those need it who make deliveries and send them.
-// Several processes may share it. Implemented by store.
+// Queue is the database as those need it who send deliveries. Several processes may
+// share it. Implemented by store.
 type Queue interface {
-	// Behind returns the customers, ended ones apart, with events that no
-	// deliveries have been made of.
-	Behind(ctx context.Context) ([]Behind, error)
-	// Lifecycle returns the events about access requests with a sequence number
-	// from after, without it, up to through, oldest first.
-	Lifecycle(ctx context.Context, customer string, after, through int64) ([]audit.Event, error)
-	Webhooks(ctx context.Context, customer string) ([]Webhook, error)
-	// Advance moves the customer's cursor from one event to another and writes what
-	// was made of those between, all or nothing. Where the cursor is not at from,
-	// another process has moved it: nothing is written, and it returns false.
-	Advance(ctx context.Context, customer string, from, to int64, made []Delivery) (bool, error)
-
 	// DueTargets returns the targets that have deliveries due.
 	DueTargets(ctx context.Context, now latchkey.Instant) ([]Target, error)
 	// Claim takes up to limit deliveries of a target that are due, those that have
@@ -91,9 +79,3 @@ type Queue interface {
 
 // Target is where deliveries go: a webhook, or EmailTarget's.
 type Target struct{ ID, Customer string }
-
-// Behind is a customer whose cursor is not at its last event.
-type Behind struct {
-	Customer     string
-	Cursor, Head int64
-}

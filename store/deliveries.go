@@ -18,13 +18,16 @@ import (
 // Deliveries is the database as the webhooks and their deliveries need it.
 func (db *DB) Deliveries() DeliveryRecord { return DeliveryRecord{db} }
 
-// DeliveryRecord implements deliveries.Record and deliveries.Queue.
+// DeliveryRecord implements deliveries.Record, deliveries.Cursor and
+// deliveries.Queue.
 type DeliveryRecord struct{ *DB }
 
 var (
 	_ deliveries.Record = DeliveryRecord{}
 	_ deliveries.Queue  = DeliveryRecord{}
 	_ deliveries.Tx     = deliveryTx{}
+
+	_ deliveries.Cursor[deliveries.Delivery] = DeliveryRecord{}
 )
 
 type deliveryTx struct{ *tx }
@@ -62,7 +65,7 @@ func (db DeliveryRecord) Webhook(ctx context.Context, customer, id string) (deli
 	return readWebhook(ctx, db.read, customer, id)
 }
 
-// Webhooks implements deliveries.Record and deliveries.Queue.
+// Webhooks implements deliveries.Record and deliveries.Cursor.
 func (db DeliveryRecord) Webhooks(ctx context.Context, customer string) ([]deliveries.Webhook, error) {
 	found, err := db.read.QueryContext(ctx, `SELECT `+webhookColumns+` FROM webhooks WHERE customer_id = $1 ORDER BY created_at, id`, customer)
 	list, err := collect(found, err, scanWebhook)
@@ -180,12 +183,12 @@ func (t deliveryTx) UpdateDelivery(ctx context.Context, d deliveries.Delivery) e
 	return nil
 }
 
-// Behind implements deliveries.Queue.
+// Behind implements deliveries.Cursor.
 func (db DeliveryRecord) Behind(ctx context.Context) ([]deliveries.Behind, error) {
 	return deliveryCursors.behind(ctx, db.DB)
 }
 
-// Lifecycle implements deliveries.Queue.
+// Lifecycle implements deliveries.Cursor.
 func (db DeliveryRecord) Lifecycle(ctx context.Context, customer string, after, through int64) ([]audit.Event, error) {
 	found, err := db.read.QueryContext(ctx, `SELECT `+eventColumns+` FROM audit_events
 		WHERE chain = $1 AND seq > $2 AND seq <= $3 AND resource_type = 'access_request' AND outcome = 'success' ORDER BY seq`, customer, after, through)
@@ -205,7 +208,7 @@ func (db DeliveryRecord) Event(ctx context.Context, chain string, seq int64) (au
 	return e, nil
 }
 
-// Advance implements deliveries.Queue.
+// Advance implements deliveries.Cursor.
 func (db DeliveryRecord) Advance(ctx context.Context, customer string, from, to int64, made []deliveries.Delivery) (moved bool, err error) {
 	return deliveryCursors.advance(ctx, db.DB, customer, from, to, func(tx *sql.Tx) error {
 		for _, d := range made {

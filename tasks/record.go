@@ -53,19 +53,7 @@ type Tx interface {
 // Queue is the database as the Runner needs it. Several processes may share it.
 // Implemented by store.
 type Queue interface {
-	// Behind returns the customers, ended ones apart, with events that no runs have
-	// been made of.
-	Behind(ctx context.Context) ([]deliveries.Behind, error)
-	// Lifecycle returns the events about access requests with a sequence number from
-	// after, without it, up to through, oldest first.
-	Lifecycle(ctx context.Context, customer string, after, through int64) ([]audit.Event, error)
-	// Webhooks returns the subscriptions of a customer.
-	Webhooks(ctx context.Context, customer string) ([]deliveries.Webhook, error)
-	// Advance moves the customer's cursor from one event to another and writes the
-	// runs made of those between, all or nothing; a run of a task and an event that
-	// there is already is left out. Where the cursor is not at from, another process
-	// has moved it: nothing is written, and it returns false.
-	Advance(ctx context.Context, customer string, from, to int64, made []Run) (bool, error)
+	deliveries.Cursor[Run]
 	// InsertRun writes one run that is made at once.
 	InsertRun(ctx context.Context, r Run) error
 

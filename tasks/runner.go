@@ -84,14 +84,16 @@ type RunnerConfig struct {
 // concurrent use.
 type Runner struct {
 	cfg   RunnerConfig
+	trail *deliveries.Trail[Run]
 	slots chan struct{}
+	freed chan struct{}
 	going sync.WaitGroup
 	stats struct{ succeeded, failed, retried, timedOut atomic.Int64 }
 }
 
 // NewRunner makes one.
 func NewRunner(cfg RunnerConfig) *Runner {
-	return &Runner{cfg: cfg, slots: make(chan struct{}, cfg.Workers)}
+	return &Runner{cfg: cfg, trail: deliveries.NewTrail(cfg.Queue), slots: make(chan struct{}, cfg.Workers), freed: make(chan struct{}, 1)}
 }
 
 // Stats counts the attempts that this process has made.
@@ -102,65 +104,27 @@ func (r *Runner) Stats() Stats {
 	return Stats{r.stats.succeeded.Load(), r.stats.failed.Load(), r.stats.retried.Load(), r.stats.timedOut.Load()}
 }
 
-// stride is how many events are looked at in one go.
-const stride = 500
-
 // RunOnce makes runs of all events so far and begins those that are due, as many
-// as there is room for; it does not wait for them. It returns how many it began.
-// One customer's trouble does not keep the others waiting; the error tells of the
-// last.
+// as there is room for; it does not wait for them. ctx is theirs too: what it ends is
+// made again once its lease is over. It returns how many it began; the error is as
+// deliveries.Trail's.
 func (r *Runner) RunOnce(ctx context.Context, now latchkey.Instant) (begun int, err error) {
-	behind, err := r.cfg.Queue.Behind(ctx)
-	if err != nil {
-		return 0, err
-	}
-	for _, b := range behind {
-		if failed := r.catchUp(ctx, b, now); failed != nil {
-			err = fmt.Errorf("make runs of %s: %w", b.Customer, failed)
-		}
-	}
+	_, err = r.trail.Follow(ctx, func(e *audit.Event, webhooks []deliveries.Webhook) ([]Run, error) { return r.of(ctx, e, webhooks, now) })
 	begun, failed := r.begin(ctx, now)
 	return begun, errors.Join(err, failed)
 }
 
+// Freed tells, after a run has ended, that another can begin.
+func (r *Runner) Freed() <-chan struct{} { return r.freed }
+
 // Wait waits for what RunOnce has begun.
 func (r *Runner) Wait() { r.going.Wait() }
-
-func (r *Runner) catchUp(ctx context.Context, b deliveries.Behind, now latchkey.Instant) error {
-	for b.Cursor < b.Head {
-		to := min(b.Cursor+stride, b.Head)
-		events, err := r.cfg.Queue.Lifecycle(ctx, b.Customer, b.Cursor, to)
-		if err != nil {
-			return err
-		}
-		var list []Run
-		if len(events) > 0 {
-			webhooks, err := r.cfg.Queue.Webhooks(ctx, b.Customer)
-			if err != nil {
-				return err
-			}
-			for i := range events {
-				made, err := r.of(ctx, &events[i], webhooks, now)
-				if err != nil {
-					return err
-				}
-				list = append(list, made...)
-			}
-		}
-		moved, err := r.cfg.Queue.Advance(ctx, b.Customer, b.Cursor, to, list)
-		if err != nil || !moved {
-			return err
-		}
-		b.Cursor = to
-	}
-	return nil
-}
 
 // of returns the runs of an event: that which the template of its request wants,
 // and those of subscriptions. A task runs once for an event, whatever is bound to it
 // how often; the template says how.
 func (r *Runner) of(ctx context.Context, e *audit.Event, webhooks []deliveries.Webhook, now latchkey.Instant) (list []Run, err error) {
-	changes, err := changesOf(e)
+	changes, err := deliveries.Changes(e)
 	if err != nil {
 		return nil, nil // about a request, and no step of its life
 	}
@@ -212,18 +176,6 @@ func (r *Runner) templateTask(ctx context.Context, e *audit.Event, trigger strin
 	return t.TriggerTask, access.Ignore, nil
 }
 
-func changesOf(e *audit.Event) (strictjson.Value, error) {
-	var doc strictjson.Doc
-	text := e.Changes
-	if text == "" {
-		text = "{}"
-	}
-	if err := doc.Parse(text); err != nil {
-		return strictjson.Value{}, fmt.Errorf("event %d of %s: %w", e.Seq, e.Chain, err)
-	}
-	return doc.Root(), nil
-}
-
 // begin claims runs that are due, of each customer one after the other, and makes
 // them beside this.
 func (r *Runner) begin(ctx context.Context, now latchkey.Instant) (begun int, err error) {
@@ -237,7 +189,7 @@ func (r *Runner) begin(ctx context.Context, now latchkey.Instant) (begun int, er
 			select {
 			case r.slots <- struct{}{}:
 			default:
-				return begun, nil // all hands are busy; the next tick goes on
+				return begun, nil // all hands are busy; whoever hears of the first that is freed goes on
 			}
 			claimed, err := r.cfg.Queue.Claim(ctx, customer, now, now.Add(Lease), 1)
 			if err != nil || len(claimed) == 0 {
@@ -249,7 +201,7 @@ func (r *Runner) begin(ctx context.Context, now latchkey.Instant) (begun int, er
 			}
 			begun++
 			r.going.Go(func() {
-				defer func() { <-r.slots }()
+				defer r.free()
 				r.attempt(ctx, claimed[0])
 			})
 		}
@@ -259,12 +211,20 @@ func (r *Runner) begin(ctx context.Context, now latchkey.Instant) (begun int, er
 	}
 }
 
+func (r *Runner) free() {
+	<-r.slots
+	select {
+	case r.freed <- struct{}{}:
+	default:
+	}
+}
+
 // attempt makes a claimed run and writes what became of it.
 func (r *Runner) attempt(ctx context.Context, run Run) {
 	task, err := r.cfg.Queue.Task(ctx, run.Customer, run.Task)
 	var o Outcome
 	switch {
-	case latchkey.KindOf(err) == latchkey.NotFound && err != nil:
+	case latchkey.KindOf(err) == latchkey.NotFound:
 		o, task.MaxRetries = Outcome{Error: "the task was deleted"}, 0
 		run.Mode = access.Ignore
 	case err != nil:
@@ -282,6 +242,9 @@ func (r *Runner) attempt(ctx context.Context, run Run) {
 		}
 		if err != nil {
 			r.troubled(ctx, "run a task", err)
+			if latchkey.KindOf(err) == latchkey.Unavailable {
+				return // the database is away, and nothing was tried: as above
+			}
 			o = Outcome{Error: "the task could not be run: " + public(err)}
 		}
 	}
@@ -411,9 +374,9 @@ func (r *Runner) execute(ctx context.Context, task *Task, run *Run, request *acc
 	if err != nil {
 		return Outcome{}, err
 	}
-	h := &host{runner: r, task: task, request: request}
+	h := &host{runner: r, task: task, request: request, given: map[string]string{}}
 	o, err := r.cfg.Executor.RunScript(ctx, ScriptJob{Script: task.Script, Config: settings, Host: h})
-	return o.kept(h.given), err
+	return o.kept(slices.Collect(maps.Values(h.given))), err
 }
 
 func (r *Runner) signing(ctx context.Context, task *Task) ([]byte, error) {
@@ -435,13 +398,18 @@ type host struct {
 	task    *Task
 	request *access.Request
 	mu      sync.Mutex
-	given   []string // values of secrets that the script was given
+	given   map[string]string // the secrets that the script was given, by name
 }
 
 // Secret implements Host.
 func (h *host) Secret(ctx context.Context, name string) (string, error) {
 	if !slices.Contains(h.task.Secrets, name) {
 		return "", errors.New("it is not one of the task's secrets")
+	}
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if value, had := h.given[name]; had { // a script may ask a thousand times
+		return value, nil
 	}
 	sealed, err := h.runner.cfg.Queue.Secrets(ctx, h.task.Customer, secretKind, "")
 	if err != nil {
@@ -457,10 +425,8 @@ func (h *host) Secret(ctx context.Context, name string) (string, error) {
 			h.runner.troubled(ctx, "open a secret", err)
 			return "", errors.New("it cannot be read now")
 		}
-		h.mu.Lock()
-		defer h.mu.Unlock()
-		h.given = append(h.given, string(value))
-		return string(value), nil
+		h.given[name] = string(value)
+		return h.given[name], nil
 	}
 	return "", errors.New("there is no secret of that name")
 }
@@ -497,7 +463,7 @@ func settings(run *Run, request *access.Request, event *audit.Event) (map[string
 	t := &request.Snapshot.Template
 	m := map[string]string{}
 	if run.Seq > 0 {
-		changes, err := changesOf(event)
+		changes, err := deliveries.Changes(event)
 		if err != nil {
 			return nil, err
 		}
@@ -528,7 +494,7 @@ func message(run *Run, request *access.Request, event *audit.Event, now latchkey
 	if run.Seq > 0 {
 		at = event.At
 		var err error
-		if changes, err = changesOf(event); err != nil {
+		if changes, err = deliveries.Changes(event); err != nil {
 			return nil, err
 		}
 	} else {

@@ -11,6 +11,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -40,6 +41,7 @@ type rig struct {
 	now     latchkey.Instant
 	request access.Request
 
+	away   bool // the database, for who reads the request
 	script func(ctx context.Context, job tasks.ScriptJob) (tasks.Outcome, error)
 	posts  []tasks.Message
 	reply  tasks.Outcome
@@ -101,6 +103,9 @@ func (r *rig) pass(d time.Duration) {
 
 // Request implements tasks.Requests.
 func (r *rig) Request(_ context.Context, customer, id string) (access.Request, error) {
+	if r.away {
+		return access.Request{}, latchkey.Errorf(latchkey.Unavailable, "storage_unavailable", "the database does not answer")
+	}
 	if customer != "acme" || id != r.request.ID {
 		return access.Request{}, latchkey.Errorf(latchkey.NotFound, "request_not_found", "there is no such request")
 	}
@@ -371,6 +376,116 @@ func TestRunner_ARunThatKillsItsProcessIsGivenUp(t *testing.T) {
 	}
 }
 
+// A database that is away for a moment ends no run, not even one that is made once.
+func TestRunner_ARunThatCouldNotBeTriedIsMadeLater(t *testing.T) {
+	r := newRig(t)
+	task := r.task(tasks.Settings{})
+	r.request.Snapshot.Template.TriggerTask = task.ID
+	r.happens("approved", "")
+	runner := r.runner()
+	ctx := context.Background()
+	if _, err := deliveries.NewTrail[tasks.Run](r.db.Tasks()).Follow(ctx, func(e *audit.Event, _ []deliveries.Webhook) ([]tasks.Run, error) {
+		return []tasks.Run{{ID: uuid.NewString(), Customer: "acme", Task: task.ID, Source: tasks.ByTemplate, Seq: e.Seq, Event: "approved", Request: r.request.ID,
+			Mode: access.Ignore, Status: tasks.Queued, NextAt: r.clock(), CreatedAt: r.clock()}}, nil
+	}); err != nil {
+		t.Fatal(err)
+	}
+	r.away = true
+	if n := r.run(runner); n != 1 {
+		t.Fatalf("%d runs began", n)
+	}
+	r.away = false
+	if got := r.runs(task.ID)[0]; got.Status != tasks.Running || len(r.ran) != 0 {
+		t.Fatalf("%+v", got)
+	}
+	r.pass(tasks.Lease)
+	if n := r.run(runner); n != 1 || len(r.ran) != 1 || r.runs(task.ID)[0].Status != tasks.Succeeded {
+		t.Errorf("%d runs: %+v", n, r.runs(task.ID))
+	}
+}
+
+// More runs than there is room for do not wait for the clock.
+func TestRunner_TellsThatAnotherRunCanBegin(t *testing.T) {
+	r := newRig(t)
+	for range 4 { // one more than there is room for
+		task := r.task(tasks.Settings{})
+		r.subscribe(task.ID, "access_request.approved")
+	}
+	r.happens("approved", "")
+	runner := r.runner()
+	begun := 0
+	for begun < 4 {
+		n, err := runner.RunOnce(context.Background(), r.clock())
+		if begun += n; err != nil {
+			t.Fatal(err)
+		}
+		<-runner.Freed()
+	}
+	runner.Wait()
+}
+
+// The cursor is moved past an event about a request, and not for each other event.
+func TestRunner_WritesNothingForWhatIsNotAboutRequests(t *testing.T) {
+	r := newRig(t)
+	runner := r.runner()
+	cursor := func() int64 {
+		t.Helper()
+		list, err := r.db.Tasks().Behind(context.Background())
+		if err != nil || len(list) > 1 {
+			t.Fatal(list, err)
+		}
+		if len(list) == 0 {
+			return -1 // at the last event
+		}
+		return list[0].Cursor
+	}
+	task := r.task(tasks.Settings{})
+	r.run(runner)
+	if at := cursor(); at != 0 {
+		t.Errorf("the cursor went to %d", at)
+	}
+	r.happens("approved", "")
+	r.run(runner)
+	if at := cursor(); at != -1 {
+		t.Errorf("the cursor stayed at %d", at)
+	}
+	r.request.Snapshot.Template.TriggerTask = task.ID
+	r.task(tasks.Settings{})
+	r.happens("denied", "")
+	if n := r.run(runner); n != 1 || r.runs(task.ID)[0].Event != "denied" {
+		t.Errorf("%d runs: %+v", n, r.runs(task.ID))
+	}
+}
+
+// A subscription is told of what happens while it wants it: not of what had happened
+// when it came to want it, though the process has been started anew since.
+func TestRunner_ASubscriptionThatIsChangedRunsNothingForThePast(t *testing.T) {
+	r := newRig(t)
+	task := r.task(tasks.Settings{})
+	r.subscribe(task.ID, "access_request.denied")
+	r.happens("approved", "")
+	r.run(r.runner())
+	ctx := context.Background()
+	list, err := r.db.Tasks().Webhooks(ctx, "acme")
+	if err != nil || len(list) != 1 {
+		t.Fatal(list, err)
+	}
+	list[0].Events = []string{"access_request.approved", "access_request.denied"}
+	err = r.db.Deliveries().Change(ctx, authz.Change{Chain: "acme", At: r.clock()}, func(tx deliveries.Tx) (audit.Draft, error) {
+		return audit.Draft{ID: uuid.NewString(), At: r.clock(), Actor: audit.Actor{Type: "system", ID: "system"}, Action: "webhook.update", Outcome: "success"}, tx.UpdateWebhook(ctx, list[0])
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if n := r.run(r.runner()); n != 0 {
+		t.Errorf("%d runs for what was over", n)
+	}
+	r.happens("approved", "")
+	if n := r.run(r.runner()); n != 1 {
+		t.Errorf("%d runs", n)
+	}
+}
+
 func TestBefore(t *testing.T) {
 	var leave context.CancelFunc // of whoever waits for the approval
 	for name, tc := range map[string]struct {
@@ -454,6 +569,43 @@ func TestSweepRuns_EndsWhatNobodyWaitsFor(t *testing.T) {
 	r.pass(tasks.Kept + time.Hour)
 	if n, err := r.db.SweepRuns(context.Background(), r.now, r.now.Add(-tasks.Kept)); n != 1 || err != nil {
 		t.Fatal(n, err)
+	}
+}
+
+// secretReads counts how often secrets are read.
+type secretReads struct {
+	tasks.Queue
+	n atomic.Int64
+}
+
+func (q *secretReads) Secrets(ctx context.Context, customer, kind, owner string) ([]vault.Sealed, error) {
+	q.n.Add(1)
+	return q.Queue.Secrets(ctx, customer, kind, owner)
+}
+
+// The attack: a script asks for a secret as often as it may, and has the server read
+// and keep all secrets of the customer each time.
+func TestRunner_ASecretIsReadOnceARun(t *testing.T) {
+	r := newRig(t)
+	if _, err := r.service.PutSecret(context.Background(), r.call, "MINE", "the secret"); err != nil {
+		t.Fatal(err)
+	}
+	task := r.task(tasks.Settings{Secrets: []string{"MINE"}})
+	r.request.Snapshot.Template.TriggerTask = task.ID
+	r.script = func(ctx context.Context, job tasks.ScriptJob) (tasks.Outcome, error) {
+		for range 1000 {
+			if v, err := job.Host.Secret(ctx, "MINE"); v != "the secret" || err != nil {
+				t.Fatalf("%q, %v", v, err)
+			}
+		}
+		return tasks.Outcome{Result: "with the secret"}, nil
+	}
+	r.happens("approved", "")
+	reads := &secretReads{Queue: r.db.Tasks()}
+	runner := tasks.NewRunner(tasks.RunnerConfig{Queue: reads, Requests: r, Vault: r.vault, Executor: r, Now: r.clock, Workers: 1})
+	r.run(runner)
+	if got := r.runs(task.ID)[0]; reads.n.Load() != 1 || got.Result != "with [redacted]" {
+		t.Errorf("%d reads: %+v", reads.n.Load(), got)
 	}
 }
 

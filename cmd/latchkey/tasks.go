@@ -98,6 +98,7 @@ func (n *node) runTasks(ctx context.Context) {
 			return
 		case <-tick.C:
 		case <-n.tasks.wake:
+		case <-n.tasks.Freed():
 		case <-sweep.C:
 			if _, err := n.db.SweepRuns(ctx, now, now.Add(-tasks.Kept)); err != nil && ctx.Err() == nil {
 				n.log.Warn("background", "job", "task runs", "error", err.Error())
