@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"math/rand/v2"
+	"sync"
 	"time"
 
 	"github.com/latchkey-dev/latchkey"
@@ -29,30 +30,39 @@ func (n *node) access(cfg *server.Config) {
 // for those whose approval providers are to be asked about again.
 const askedAgain = 30 * time.Second
 
-// runRequests does what the time brings to access requests, until ctx ends.
-func (n *node) runRequests(ctx context.Context, sweep time.Duration) {
-	swept := n.now()
-	for {
-		wait := min(askedAgain, sweep)
-		select {
-		case <-ctx.Done():
-			return
-		case <-time.After(wait + rand.N(wait/10+1)): // jitter
-		}
-		now := n.now()
-		n.requestJob(ctx, "escalate", n.requests.Escalate)
-		n.requestJob(ctx, "recheck", n.requests.Recheck)
-		if now.Sub(swept) >= sweep {
-			swept = now
-			n.requestJob(ctx, "sweep", n.requests.Sweep)
-		}
-	}
+// requestJob is something that the time brings to access requests.
+type requestJob struct {
+	name  string
+	every time.Duration
+	run   func(context.Context, latchkey.Instant) (int, error)
 }
 
-func (n *node) requestJob(ctx context.Context, job string, run func(context.Context, latchkey.Instant) (int, error)) {
-	ctx, cancel := context.WithTimeout(ctx, 5*time.Minute)
-	defer cancel()
-	if _, err := run(ctx, latchkey.InstantOf(n.now())); err != nil && ctx.Err() == nil {
-		n.log.Warn("background", "job", "access_requests_"+job, "error", err.Error())
+// runRequests does what the time brings to access requests, until ctx ends.
+func (n *node) runRequests(ctx context.Context, sweep time.Duration) {
+	often := min(askedAgain, sweep)
+	n.repeat(ctx, requestJob{"escalate", often, n.requests.Escalate}, requestJob{"recheck", often, n.requests.Recheck}, requestJob{"sweep", sweep, n.requests.Sweep})
+}
+
+// repeat does jobs until ctx ends, each by itself: one that waits for providers keeps
+// no other waiting.
+func (n *node) repeat(ctx context.Context, jobs ...requestJob) {
+	var all sync.WaitGroup
+	for _, job := range jobs {
+		all.Go(func() {
+			for {
+				select {
+				case <-ctx.Done():
+					return
+				case <-time.After(job.every + rand.N(job.every/10+1)): // jitter
+				}
+				bounded, cancel := context.WithTimeout(ctx, 5*time.Minute)
+				_, err := job.run(bounded, latchkey.InstantOf(n.now()))
+				cancel()
+				if err != nil && ctx.Err() == nil {
+					n.log.Warn("background", "job", "access_requests_"+job.name, "error", err.Error())
+				}
+			}
+		})
 	}
+	all.Wait()
 }
