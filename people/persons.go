@@ -196,7 +196,8 @@ func (s *Persons) List(ctx context.Context, call authz.Call, q Query) ([]authz.P
 
 // Update replaces a person's record whole. A person who is not active any more
 // loses what Deactivate takes; one whose type changes the keys that were made with
-// the person, which have the scopes of the former type.
+// the person, which have the scopes of the former type, and a claim code that waits:
+// who made it for somebody weaker may know it.
 func (s *Persons) Update(ctx context.Context, call authz.Call, id string, in PersonFields) (authz.Person, error) {
 	return s.update(ctx, call, id, func(was authz.Person) (PersonFields, error) { return in, nil })
 }
@@ -248,6 +249,9 @@ func (s *Persons) update(ctx context.Context, call authz.Call, id string, change
 		}
 		if was.Active && !is.Active || was.Type != is.Type {
 			if ended, err = s.endKeys(ctx, tx, call, id); err != nil {
+				return audit.Draft{}, err
+			}
+			if _, err := tx.EndSecrets(ctx, id, true, "", call.Now); err != nil {
 				return audit.Draft{}, err
 			}
 		}

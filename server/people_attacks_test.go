@@ -207,6 +207,31 @@ func TestPeople_NobodyMakesSomebodyStronger(t *testing.T) {
 	a.do("PUT", "/v1/users/"+guest.id, a.root, `{"username":"guest","type":"internal_admin"}`, "X-Customer-ID", "acme").refused(400, "wrong_customer", "/type")
 }
 
+// The attack: a service makes a user, keeps the claim code, and waits until somebody
+// makes an admin of the user.
+func TestClaimCode_IsOfTheTypeThatItWasMadeFor(t *testing.T) {
+	t.Parallel()
+	a := start(t)
+	service, admin := a.create(manages), a.person("admin", "admin")
+	made := a.do("POST", "/v1/users", service.secret, `{"username":"dave"}`)
+	code, path := a.mustKeep(made, "claim.code"), "/v1/users/"+made.text("id")
+	put := func(more string) { a.do("PUT", path, admin.token, `{"username":"dave"`+more+`}`).is(200) }
+	present := func(code string) *reply {
+		return a.do("POST", "/v1/personal_tokens", "", `{"claim_code":"`+code+`","name":"x"}`)
+	}
+	put(`,"name":"Dave"`) // which leaves it as it is
+	put(`,"type":"admin"`)
+	present(code).refused(401, "invalid_credential")
+	put(``) // and it does not come back
+	present(code).refused(401, "invalid_credential")
+	put(`,"type":"admin"`)
+	dave := a.claimed(a.mustKeep(a.do("POST", path+"/claim", admin.token, ""), "claim.code"))
+	a.do("GET", "/v1/access_keys", dave, "").is(200)
+	fred := a.do("POST", "/v1/users", service.secret, `{"username":"fred"}`)
+	a.do("PUT", "/v1/users/"+fred.text("id"), admin.token, `{"username":"fred","name":"Fred"}`).is(200)
+	a.claimed(a.mustKeep(fred, "claim.code"))
+}
+
 // The attack: members that the server sets are sent along.
 func TestPeople_TakeNoMembersThatTheServerSets(t *testing.T) {
 	t.Parallel()
