@@ -197,13 +197,8 @@ func (s *Requests) vote(ctx context.Context, tx Tx, call *authz.Call, r *Request
 	if err != nil {
 		return audit.Draft{}, err
 	}
-	subject := authz.EntityRef{Type: authz.SubjectUser, ID: r.Beneficiary.ID}
-	n, err := tx.CountLiveGrants(ctx, subject, call.Now)
-	if err != nil {
+	if err := roomToHold(ctx, tx, r, call.Now); err != nil {
 		return audit.Draft{}, err
-	}
-	if n >= authz.MaxGrants {
-		return audit.Draft{}, latchkey.Errorf(latchkey.Conflict, "too_many_grants", "the subject already holds %d grants; wait for some to end, or revoke them", n)
 	}
 	author := audit.Actor{Type: System, ID: e.By.ID}
 	if e.Method == ManualDecision {
@@ -215,10 +210,24 @@ func (s *Requests) vote(ctx context.Context, tx Tx, call *authz.Call, r *Request
 		claims = ""
 	}
 	return draft(call, r, "approve", r.approved()), tx.InsertGrant(ctx, authz.GrantRecord{
-		ID: r.Grant, Customer: r.Customer, Subject: subject, Entries: entries, Reason: "access request: " + r.Snapshot.Template.Name,
+		ID: r.Grant, Customer: r.Customer, Subject: r.holder(), Entries: entries, Reason: "access request: " + r.Snapshot.Template.Name,
 		NotBefore: r.NotBefore, ExpiresAt: r.ExpiresAt, RevokedAt: latchkey.Never, CreatedAt: call.Now, Author: author, Version: tx.Seq(),
 		Request: r.ID, Entitlements: r.Snapshot.Template.Entitlements, Claims: claims,
 	})
+}
+
+// holder is who is to hold the grant.
+func (r *Request) holder() authz.EntityRef {
+	return authz.EntityRef{Type: authz.SubjectUser, ID: r.Beneficiary.ID}
+}
+
+// roomToHold refuses one grant more than somebody may hold.
+func roomToHold(ctx context.Context, tx Tx, r *Request, now latchkey.Instant) error {
+	n, err := tx.CountLiveGrants(ctx, r.holder(), now)
+	if err == nil && n >= authz.MaxGrants {
+		err = latchkey.Errorf(latchkey.Conflict, "too_many_grants", "the subject already holds %d grants; wait for some to end, or revoke them", n)
+	}
+	return err
 }
 
 // toDecide is a request that the caller may decide on, with its template as it is
@@ -249,7 +258,7 @@ func (s *Requests) toDecide(ctx context.Context, tx Tx, call *authz.Call, id, ho
 
 // subjects are whose right it would be.
 func (r *Request) subjects() []authz.EntityRef {
-	return []authz.EntityRef{{Type: authz.SubjectUser, ID: r.Requester.ID}, {Type: authz.SubjectUser, ID: r.Beneficiary.ID}}
+	return []authz.EntityRef{{Type: authz.SubjectUser, ID: r.Requester.ID}, r.holder()}
 }
 
 // decides reports whether somebody may decide on it by the template as it was when

@@ -13,6 +13,7 @@ import (
 	"github.com/latchkey-dev/latchkey"
 	"github.com/latchkey-dev/latchkey/access"
 	"github.com/latchkey-dev/latchkey/authz"
+	"github.com/latchkey-dev/latchkey/people"
 )
 
 var races = flag.Int("races", 5, "how many requests are raced for")
@@ -261,7 +262,7 @@ func TestTrigger_UnderAutoApproval(t *testing.T) {
 	w.trigger = func(context.Context, access.TriggerEvent) error {
 		runs++
 		if runs == 1 {
-			return fmt.Errorf("no")
+			return errors.New("no")
 		}
 		return nil
 	}
@@ -280,6 +281,63 @@ func TestTrigger_UnderAutoApproval(t *testing.T) {
 	}
 }
 
+// The attack: somebody has the task of a template that approves by itself run for a
+// request that is then refused. What the task opens outside nobody would close: no
+// event tells of the end of a request that never was.
+func TestTrigger_IsNotRunForWhatIsRefusedAfterwards(t *testing.T) {
+	w, tm := ledger(t)
+	tm = w.blocking(tm, func(t *access.Template) {
+		t.AutoApprove, t.AssignmentTypes = true, []access.Assignment{access.Temporary, access.InWindow}
+	})
+	runs := 0
+	var meanwhile func()
+	w.trigger = func(context.Context, access.TriggerEvent) error {
+		runs++
+		w.at += minute / 3 // it takes a while
+		if meanwhile != nil {
+			meanwhile()
+		}
+		return nil
+	}
+	window := func(d latchkey.Instant) access.Submission {
+		in := ask(tm)
+		in.Assignment, in.Duration, in.Window = access.InWindow, 0, &access.Window{Start: w.at, End: w.at + d}
+		return in
+	}
+	r := w.submit("ann", window(minute/6)) // which is over before the task is done
+	if runs != 0 || r.Status != access.Pending {
+		t.Errorf("a short window: %d runs, %+v", runs, r)
+	}
+	w.revoke("ann", r)
+	if r := w.submit("ann", window(5*minute)); runs != 1 || r.Status != access.Approved {
+		t.Errorf("a window: %d runs, %+v", runs, r)
+	}
+	meanwhile = func() { // she ends the token that she asks with
+		w.write(func(tx people.Writer) error {
+			_, err := tx.EndSecrets(t.Context(), id("eve"), false, "", w.at)
+			return err
+		})
+	}
+	if r := w.submit("eve", ask(tm)); runs != 2 || r.Status != access.Approved || len(w.grants("eve")) != 1 {
+		t.Errorf("a token that ends: %d runs, %+v", runs, r)
+	}
+	meanwhile = nil
+	w.write(func(tx people.Writer) error {
+		for i := range authz.MaxGrants - 1 {
+			g := authz.GrantRecord{ID: id(fmt.Sprint("grant", i)), Subject: authz.EntityRef{Type: "user", ID: id("ann")}, Entries: "{}", ExpiresAt: latchkey.Never, RevokedAt: latchkey.Never}
+			if err := tx.InsertGrant(t.Context(), g); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+	_, err := w.requests.Submit(t.Context(), w.as("ann"), ask(tm))
+	w.refused(err, "too_many_grants")
+	if runs != 2 {
+		t.Errorf("the task ran for a grant that there was no room for: %d runs", runs)
+	}
+}
+
 // The attack: a manager makes the template run another task while that of before is
 // running for a submission. What is approved by itself has passed the task of the
 // template that it is approved by.
@@ -295,7 +353,7 @@ func TestTrigger_UnderAutoApprovalIsThatOfTheTemplateAsItIs(t *testing.T) {
 			w.update(changed)
 			return nil
 		}
-		return fmt.Errorf("no")
+		return errors.New("no")
 	}
 	r := w.submit("ann", ask(tm))
 	if r.Status != access.Pending || w.read(r).TriggerFailure != "trigger_task_failed" || !slices.Equal(ran, []string{tm.Description, "stricter"}) {

@@ -112,7 +112,13 @@ func (s *Requests) submit(ctx context.Context, sub *submitting) (made Request, e
 	call := &sub.call
 	var granted bool
 	var seq int64
-	err = s.cfg.Record.Change(ctx, call.Change(func() any { return made }), func(tx Tx) (audit.Draft, error) {
+	change := call.Change(func() any { return made })
+	if sub.triggered > 0 && sub.failure == nil {
+		// The caller's credential held when the task was begun. Who ends it while the
+		// task runs does not undo what the task has done, and must not hide it either.
+		change.By = authz.Caller{}
+	}
+	err = s.cfg.Record.Change(ctx, change, func(tx Tx) (audit.Draft, error) {
 		granted = false
 		p, err := s.plan(ctx, tx, sub)
 		if err != nil {
@@ -560,6 +566,15 @@ func (s *Requests) autoVote(ctx context.Context, tx Tx, sub *submitting, t *Temp
 		return vote, nil
 	}
 	if sub.triggered != t.Version {
+		// What a task has done outside stays done where the request then cannot be
+		// made: nobody would be told of its end. So whatever who asks could bring that
+		// about by is looked at before. A window that may be over by then is for people.
+		if err := roomToHold(ctx, tx, r, sub.call.Now); err != nil {
+			return nil, err
+		}
+		if r.PendingUntil <= sub.call.Now.Add(leaseTime) {
+			return nil, nil
+		}
 		return nil, &question{AutoQuestion: AutoQuestion{Template: *t, Request: *r}, trigger: true}
 	}
 	if sub.failure != nil {
