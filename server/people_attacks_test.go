@@ -232,6 +232,34 @@ func TestClaimCode_IsOfTheTypeThatItWasMadeFor(t *testing.T) {
 	a.claimed(a.mustKeep(fred, "claim.code"))
 }
 
+// The attack: a grant is made to an address in other letters than it is kept in, for
+// somebody who has left, or to keep it when they leave.
+func TestPeople_AreTheSameByAnAddressInOtherLetters(t *testing.T) {
+	t.Parallel()
+	a := start(t)
+	alice, decides := a.person("alice", "user"), a.create(`{"decision":true}`)
+	grant := func() *reply {
+		return a.do("POST", "/v1/grants", a.root, `{"subject":{"type":"user","id":"Alice@Example.com"},"entries":{"host":[{"f":"x","a":["login"]}]},"expires_at":"2099-01-01T00:00:00Z","reason":"x"}`)
+	}
+	may := func(name string) bool {
+		return a.decide(decides.secret, evaluation(`{"type":"user","id":"`+name+`"}`, "login", "host", "x")).get("decision").Bool()
+	}
+	made := grant()
+	if made.is(201).text("subject.id") != alice.id || !may("alice@example.com") {
+		t.Errorf("granted to %s", made.get("subject"))
+	}
+	if list := a.do("GET", "/v1/grants?subject_type=user&subject_id=ALICE@example.com", a.root, "").is(200).get("grants.#.id"); list.String() != `["`+made.text("id")+`"]` {
+		t.Errorf("listed by the address: %s", list)
+	}
+	a.do("DELETE", "/v1/users/"+alice.id, a.root, "").is(204)
+	for _, name := range []string{"alice", "alice@example.com", "Alice@Example.com", alice.id} {
+		if may(name) {
+			t.Errorf("%s, who has left, may log in", name)
+		}
+	}
+	grant().refused(409, "person_inactive")
+}
+
 // The attack: members that the server sets are sent along.
 func TestPeople_TakeNoMembersThatTheServerSets(t *testing.T) {
 	t.Parallel()
