@@ -82,12 +82,12 @@ func (f *CustomField) check(v AnswerValue, at string) error {
 		return textAllowed(v.Text, at)
 	case SelectField:
 		if v.Text != "" && !slices.Contains(f.Options, v.Text) {
-			return fault(at, "unknown_option", "want one of the options")
+			return fault(at, "unknown_option", "want one of the options of: "+f.Label)
 		}
 	case MultiSelectField:
 		for i, option := range v.Options {
 			if !slices.Contains(f.Options, option) {
-				return fault(strictjson.PointerIndex(at, i), "unknown_option", "want some of the options")
+				return fault(strictjson.PointerIndex(at, i), "unknown_option", "want some of the options of: "+f.Label)
 			}
 			if slices.Contains(v.Options[:i], option) {
 				return fault(strictjson.PointerIndex(at, i), "duplicate", "the option stands twice")

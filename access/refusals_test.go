@@ -12,6 +12,41 @@ import (
 	"github.com/latchkey-dev/latchkey/people"
 )
 
+// Who asked for something else is told what there is.
+func TestSubmit_ARefusalSaysWhatTheTemplateAllows(t *testing.T) {
+	w := newWorld(t)
+	some := w.ledger(func(t *access.Template) {
+		t.AllowedDurations, t.AssignmentTypes = []access.Minutes{60, 240, 480}, []access.Assignment{access.Temporary, access.InWindow}
+	})
+	offers := func(name string, longest access.Minutes) access.Template {
+		return w.template(func(t *access.Template) {
+			t.Name, t.Entitlements, t.ApproverGroups, t.AllowedDurations = name, some.Entitlements, some.ApproverGroups, nil
+			t.MaxDuration = longest
+		})
+	}
+	for name, tt := range map[string]struct {
+		by     access.Template
+		in     access.Submission
+		detail string
+	}{
+		"a time that is not listed":  {some, access.Submission{Duration: 90}, "the template allows 60, 240, 480 minutes"},
+		"no time":                    {some, access.Submission{}, "say for how many minutes: the template allows 60, 240, 480 minutes"},
+		"a window that is too long":  {some, access.Submission{Window: &access.Window{Start: w.at, End: w.at + 481*minute}}, "the template allows at most 480 minutes"},
+		"a time that is too long":    {offers("an hour", 60), access.Submission{Duration: 61}, "the template allows at most 60 minutes"},
+		"more than the only minute":  {offers("a minute", 1), access.Submission{Duration: 2}, "the template allows at most 1 minute"},
+		"more than anybody may have": {offers("any time", 0), access.Submission{Duration: access.MaxMinutes + 1}, "the template allows at most 527040 minutes"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			tt.in.Template, tt.in.Justification = tt.by.ID, "x"
+			_, err := w.requests.Submit(t.Context(), w.as("ann"), tt.in)
+			refused, ok := errors.AsType[*latchkey.Error](err)
+			if !ok || len(refused.Faults) != 1 || refused.Faults[0].Detail != tt.detail {
+				t.Errorf("%v, want %q", err, tt.detail)
+			}
+		})
+	}
+}
+
 // Each is what somebody might try to come by more than the template gives.
 func TestSubmit_Refuses(t *testing.T) {
 	w := newWorld(t)

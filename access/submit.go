@@ -286,7 +286,7 @@ func (sub *submitting) terms(t *Template, r *Request) error {
 			r.Duration = t.DefaultDuration
 		}
 		if r.Duration == 0 {
-			note(fault("/requested_duration_mins", "duration_required", "say for how many minutes"))
+			note(fault("/requested_duration_mins", "duration_required", "say for how many minutes: the template allows "+t.durations()))
 		} else {
 			note(t.checkDuration(r.Duration, "/requested_duration_mins"))
 		}

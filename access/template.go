@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"math"
 	"slices"
+	"strconv"
 	"time"
 
 	"github.com/latchkey-dev/latchkey"
@@ -20,6 +21,13 @@ const MaxMinutes Minutes = 366 * 24 * 60
 // Duration is it as a time.Duration.
 func (m Minutes) Duration() time.Duration {
 	return time.Duration(min(m, math.MaxInt64/Minutes(time.Minute))) * time.Minute
+}
+
+func (m Minutes) text() string {
+	if m == 1 {
+		return "1 minute"
+	}
+	return strconv.FormatInt(int64(m), 10) + " minutes"
 }
 
 // Template says what may be asked for, by whom, and who decides. Its JSON is what
@@ -227,9 +235,22 @@ func (t *Template) longest() Minutes {
 func (t *Template) checkDuration(d Minutes, at string) error {
 	allowed := d > 0 && d <= t.longest() && (len(t.AllowedDurations) == 0 || slices.Contains(t.AllowedDurations, d))
 	if !allowed {
-		return fault(at, "duration_not_allowed", "the template does not allow this duration")
+		return fault(at, "duration_not_allowed", "the template allows "+t.durations())
 	}
 	return nil
+}
+
+// durations says what a temporary right may last, to who asked for something else.
+func (t *Template) durations() string {
+	if len(t.AllowedDurations) == 0 {
+		return "at most " + t.longest().text()
+	}
+	last := len(t.AllowedDurations) - 1
+	text := ""
+	for _, d := range t.AllowedDurations[:last] {
+		text += strconv.FormatInt(int64(d), 10) + ", "
+	}
+	return text + t.AllowedDurations[last].text()
 }
 
 // checkWindow refuses what cannot be a window now. One that has begun is cut when
@@ -243,7 +264,7 @@ func (t *Template) checkWindow(w Window, at string, now latchkey.Instant) error 
 	case w.End == latchkey.Never:
 		return fault(at+"/end", "window_open", "a window has an end")
 	case w.End > max(w.Start, now).Add(t.longest().Duration()):
-		return fault(at+"/end", "duration_not_allowed", "the window is longer than the template allows")
+		return fault(at+"/end", "duration_not_allowed", "the template allows at most "+t.longest().text())
 	}
 	return nil
 }
