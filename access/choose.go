@@ -16,9 +16,7 @@ type candidate struct {
 	group int // index of the group in its template's list
 }
 
-func (c *candidate) party() Party { return party(&c.Person) }
-
-func party(p *authz.Person) Party { return Party{ID: p.ID, Email: p.Email, Name: p.Name} }
+func (c *candidate) party() Party { return PartyOf(&c.Person) }
 
 // approvers are the active members of the groups, in the order of the groups and
 // of the places in them, each once, at the first place; admins stand for no groups.

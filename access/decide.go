@@ -115,7 +115,7 @@ func (s *Requests) approve(ctx context.Context, call authz.Call, id string, v Ve
 		}
 		before := r
 		d, err := s.vote(ctx, tx, &call, &r, Approve{
-			By: party(call.Person), Method: ManualDecision, Comment: v.Comment, Window: v.Window, Grant: uuid.NewString(),
+			By: PartyOf(call.Person), Method: ManualDecision, Comment: v.Comment, Window: v.Window, Grant: uuid.NewString(),
 		})
 		if granted = r.Status == Approved; err == nil && granted && before.blocks() && holder == "" {
 			r = before
@@ -157,7 +157,7 @@ func (s *Requests) decline(ctx context.Context, call authz.Call, id string, with
 		if r, _, err = s.toDecide(ctx, tx, &call, id, ""); err != nil {
 			return audit.Draft{}, err
 		}
-		e, action, event := with(party(call.Person))
+		e, action, event := with(PartyOf(call.Person))
 		if r, err = s.step(ctx, tx, r, e, call.Now); err != nil {
 			return audit.Draft{}, err
 		}

@@ -168,7 +168,7 @@ func (s *Requests) AddMessage(ctx context.Context, call authz.Call, id, body str
 	}
 	author := Party{ID: call.Actor().ID} // of root, or of an access key
 	if call.IsPerson() {
-		author = party(call.Person)
+		author = PartyOf(call.Person)
 	}
 	messageID := uuid.NewString()
 	err = s.cfg.Record.Change(ctx, call.Change(func() any { return m }), func(tx Tx) (audit.Draft, error) {

@@ -1,6 +1,7 @@
 package access
 
 import (
+	"cmp"
 	"encoding/json"
 
 	"github.com/latchkey-dev/latchkey"
@@ -38,6 +39,13 @@ type Party struct {
 	ID    string `json:"id"`
 	Email string `json:"email"` // "" for none
 	Name  string `json:"name"`
+}
+
+// PartyOf is what a person is shown as to others. Who has no name goes by the
+// username: of somebody without an address either, an approver would be shown
+// nothing but an id.
+func PartyOf(p *authz.Person) Party {
+	return Party{ID: p.ID, Email: p.Email, Name: cmp.Or(p.Name, p.Username)}
 }
 
 // Snapshot is what a request was made by, by value: no later change to any of it

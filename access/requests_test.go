@@ -10,6 +10,7 @@ import (
 	"github.com/latchkey-dev/latchkey"
 	"github.com/latchkey-dev/latchkey/access"
 	"github.com/latchkey-dev/latchkey/authz"
+	"github.com/latchkey-dev/latchkey/people"
 )
 
 // ledger is a world in which ann asks and bob, ben and cid decide.
@@ -178,4 +179,26 @@ func TestSubmit_NobodyFloodsWhoDecides(t *testing.T) {
 	w.refused(err, "too_many_pending")
 	w.at += 60 * minute // nobody has decided, and no sweep was made
 	w.submit("ann", of(access.MaxPending-1))
+}
+
+// Whoever decides is shown a name, whatever the person was made with: an id alone
+// tells nobody who it is that asks.
+func TestSubmit_WhoHasNoNameGoesByTheUsername(t *testing.T) {
+	w, tm := ledger(t)
+	w.write(func(tx people.Writer) error {
+		was, err := tx.Person(t.Context(), id("ann"))
+		if err != nil {
+			return err
+		}
+		is := was
+		is.Name, is.Email = "", ""
+		return tx.UpdatePerson(t.Context(), was, is)
+	})
+	r := w.submit("ann", ask(tm))
+	if r.Requester.Name != "ann" || r.Beneficiary.Name != "ann" {
+		t.Errorf("requester %+v, beneficiary %+v", r.Requester, r.Beneficiary)
+	}
+	if events := w.events(r); len(events) != 1 || events[0]["requester_name"] != "ann" {
+		t.Errorf("told: %v", events)
+	}
 }

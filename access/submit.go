@@ -174,7 +174,7 @@ func (s *Requests) plan(ctx context.Context, tx Tx, sub *submitting) (p plan, er
 		return p, err
 	}
 	r := Request{
-		ID: sub.id, Customer: call.Customer.ID, Template: t.ID, Requester: party(&person), Beneficiary: party(&person),
+		ID: sub.id, Customer: call.Customer.ID, Template: t.ID, Requester: PartyOf(&person), Beneficiary: PartyOf(&person),
 		Resources: sub.Resources, Justification: sub.Justification, Status: Pending, CreatedAt: call.Now,
 		EscalatesAt: latchkey.Never, EscalatedAt: latchkey.Never, DecidedAt: latchkey.Never, NotBefore: latchkey.Never,
 		ExpiresAt: latchkey.Never, ClosedAt: latchkey.Never, RecheckAt: latchkey.Never,

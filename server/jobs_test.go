@@ -265,7 +265,7 @@ func TestJobs_EndInEveryState(t *testing.T) {
 		if got := event(b.boss, job, word, `{"Reason":"no"}`); got.text("Result.State") != "Rejected" {
 			t.Errorf("%s: %s", word, got.body)
 		}
-		if got := state(job); got.text("Result.State") != "Rejected" || !strings.Contains(got.text("Result.History"), "Request rejected") {
+		if got := state(job); got.text("Result.State") != "Rejected" || !strings.Contains(got.text("Result.History"), `"message":"Request rejected","from":"boss@example.com"`) {
 			t.Errorf("%s: %s", word, got.body)
 		}
 	}

@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"net/http"
 	"net/url"
+	"slices"
 	"strconv"
 
 	"github.com/latchkey-dev/latchkey"
@@ -302,11 +303,14 @@ func (s *Server) jobView(ctx context.Context, r *request, q *access.Request, acc
 		v.note("Request escalated", access.Party{ID: access.System, Name: access.System}, q.EscalatedAt)
 	}
 	who := func(id string) access.Party {
+		told := slices.IndexFunc(q.Notified, func(p access.Party) bool { return p.ID == id })
 		switch {
+		case told >= 0:
+			return q.Notified[told]
 		case id == q.Requester.ID:
 			return q.Requester
 		case r.caller.IsPerson() && id == r.caller.Person.ID:
-			return access.Party{ID: id, Email: r.caller.Person.Email, Name: r.caller.Person.Name}
+			return access.PartyOf(r.caller.Person)
 		default:
 			return access.Party{ID: id}
 		}
