@@ -33,3 +33,14 @@ func readAliases() error {
 	}
 	return nil
 }
+
+// called is a setting and its alias, as a message names them to who may know only
+// the other.
+func called(setting string) string {
+	for _, a := range aliases {
+		if a.setting == setting {
+			return setting + " (or " + a.alias + ")"
+		}
+	}
+	return setting
+}

@@ -38,7 +38,7 @@ func onCallSecret(variable string) (string, error) {
 	secret := os.Getenv(variable)
 	for _, c := range secret {
 		if c <= ' ' || c > '~' { // no header could hold it
-			return "", usage("%s: want printable ASCII without spaces", variable)
+			return "", usage("%s: want printable ASCII without spaces", called(variable))
 		}
 	}
 	return secret, nil
@@ -64,7 +64,7 @@ func (o *OnCall) providers(guard *notify.Guard) (list []notify.OnCallProvider, e
 	case err != nil:
 		return nil, err
 	case key == "" && (o.IncidentIOURL != "" || len(roles) > 0):
-		return nil, usage("incident.io is configured without its key: set %s", incidentIOKey)
+		return nil, usage("incident.io is configured without its key: set %s", called(incidentIOKey))
 	case key != "":
 		if err := overTLS("incidentio-url", o.IncidentIOURL); err != nil {
 			return nil, err
@@ -80,7 +80,7 @@ func (o *OnCall) providers(guard *notify.Guard) (list []notify.OnCallProvider, e
 	case err != nil:
 		return nil, err
 	case key == "" && (o.PagerDutyURL != "" || len(schedules) > 0):
-		return nil, usage("PagerDuty is configured without its key: set %s", pagerDutyKey)
+		return nil, usage("PagerDuty is configured without its key: set %s", called(pagerDutyKey))
 	case key != "":
 		if err := overTLS("pagerduty-url", o.PagerDutyURL); err != nil {
 			return nil, err
@@ -95,9 +95,9 @@ func (o *OnCall) providers(guard *notify.Guard) (list []notify.OnCallProvider, e
 	case err != nil:
 		return nil, err
 	case secret == "" && o.WebhookURL != "":
-		return nil, usage("--decision-webhook-url is set without a secret: set %s", webhookSecret)
+		return nil, usage("--decision-webhook-url is set without a secret: set %s", called(webhookSecret))
 	case secret != "" && o.WebhookURL == "":
-		return nil, usage("%s is set without --decision-webhook-url", webhookSecret)
+		return nil, usage("%s is set without --decision-webhook-url: it is the secret of a webhook of your own, which other providers do not need", called(webhookSecret))
 	case secret != "":
 		if err := overTLS("decision-webhook-url", o.WebhookURL); err != nil {
 			return nil, err
