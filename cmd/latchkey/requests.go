@@ -159,9 +159,10 @@ func showMore(g *Globals, out io.Writer, reply gjson.Result, err error) error {
 
 // showRequest shows one request.
 func showRequest(g *Globals, out io.Writer, reply gjson.Result, err error) error {
-	return showOne(g, out, reply, err, "id", "template_id", "template_label", "app_name", "requester_id", "requester_email", "beneficiary_id", "resources", "status", "decision",
-		"decided_by", "decision_method", "comment", "revoked_by", "revoke_reason", "assignment_type", "requested_duration_mins", "window", "justification", "custom_answers",
-		"approvals_required", "approvals", "notified_approvers", "grant_id", "not_before", "expires_at", "created_at", "decided_at", "failure", "trigger_failure")
+	return showOne(g, out, reply, err, "id", "template_id", "template_name", "template_label", "app_id", "app_name", "requester_id", "requester_email", "requester_name", "beneficiary_id",
+		"submitted_by", "resources", "status", "decision", "decided_by", "decision_method", "comment", "revoked_by", "revoke_reason", "assignment_type", "requested_duration_mins",
+		"window", "justification", "custom_answers", "approvals_required", "approvals", "notified_approvers", "grant_id", "not_before", "expires_at", "created_at", "pending_until",
+		"escalated_at", "decided_at", "closed_at", "failure", "trigger_failure")
 }
 
 // RequestsGetCmd shows a request.

@@ -86,9 +86,10 @@ func savedTemplate(g *Globals, std streams, reply gjson.Result, err error) error
 }
 
 func showTemplate(g *Globals, out io.Writer, reply gjson.Result, err error) error {
-	return showOne(g, out, reply, err, "id", "name", "description", "app_id", "mapping_ids", "resource_selector", "assignment_types", "allowed_durations", "approver_group_ids",
-		"approvals_required", "allowed_group_ids", "require_justification", "auto_approve", "auto_approve_sources", "auto_approve_when", "notification_policy", "notification_count",
-		"escalation_after_mins", "escalation_group_id", "custom_fields", "trigger_task_id", "trigger_task_failure_mode", "updated_at")
+	return showOne(g, out, reply, err, "id", "name", "description", "app_id", "mapping_ids", "resource_selector", "resource_access", "assignment_types", "allowed_durations",
+		"default_duration_mins", "max_duration_mins", "allowed_group_ids", "approver_group_ids", "approvals_required", "allow_self_approval", "pending_ttl_mins", "require_justification",
+		"custom_fields", "auto_approve", "auto_approve_sources", "auto_approve_when", "max_auto_duration_mins", "revoke_when_off_call", "notification_policy", "notification_count",
+		"prefer_requester_groups", "escalation_after_mins", "escalation_group_id", "trigger_task_id", "trigger_task_failure_mode", "created_at", "updated_at")
 }
 
 // TemplatesListCmd lists templates.
