@@ -41,7 +41,7 @@ function first(...texts) {
  */
 function connect(options = {}, env = process.env) {
   const key = first(options.key, env.LATCHKEY_KEY, env.INDENT_API_TOKEN)
-  if (key === undefined) throw new LatchkeyError('there is no key: set LATCHKEY_KEY')
+  if (key === undefined) throw new LatchkeyError('there is no key: set LATCHKEY_KEY, or INDENT_API_TOKEN')
   if (!/^[\x21-\x7e]+$/.test(key)) throw new LatchkeyError('the key is malformed')
   const customer = first(options.customer, env.LATCHKEY_CUSTOMER, env.INDENT_SPACE)
   if (customer !== undefined && !/^[\x21-\x7e]+$/.test(customer)) throw new LatchkeyError('the customer is malformed')

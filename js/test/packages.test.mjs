@@ -50,7 +50,7 @@ test('settings come from options, else from the environment, with its older name
   const before = names.map(n => process.env[n])
   try {
     for (const n of names) delete process.env[n]
-    assert.throws(() => new LatchkeyAPI(), /LATCHKEY_KEY/)
+    assert.throws(() => new LatchkeyAPI(), /LATCHKEY_KEY, or INDENT_API_TOKEN/)
     Object.assign(process.env, { LATCHKEY_URL: url, INDENT_API_TOKEN: key, INDENT_SPACE: 'older', LATCHKEY_KEY: '' })
     await new IndentAPI().resource.bulkUpdate({ resources: [{ kind: 'customer', id: 'a' }] }).catch(() => {})
     assert.equal(calls[0].headers.authorization, `Bearer ${key}`)
