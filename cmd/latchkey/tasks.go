@@ -137,6 +137,7 @@ type TasksCmd struct {
 	Create TasksCreateCmd `cmd:"" help:"Make a task: a script, which only the root key may, or a request to a URL."`
 	List   TasksListCmd   `cmd:"" help:"List tasks, oldest first."`
 	Get    TasksGetCmd    `cmd:"" help:"Show one task."`
+	Update TasksUpdateCmd `cmd:"" help:"Change a task; what no flag names stays."`
 	Delete TasksDeleteCmd `cmd:"" help:"Delete a task that nothing runs, with its runs."`
 	Runs   TasksRunsCmd   `cmd:"" help:"List the runs of a task, newest first."`
 }
@@ -227,6 +228,53 @@ func (cmd *TasksGetCmd) Run(ctx context.Context, g *Globals, std streams) error 
 		}
 	}
 	return nil
+}
+
+// TasksUpdateCmd changes a task in place: one that a template or a subscription runs
+// cannot be deleted to be made again.
+type TasksUpdateCmd struct {
+	Remote     `embed:""`
+	ID         string   `arg:"" help:"The task's id."`
+	Name       string   `help:"What it is called from now on."`
+	Script     string   `help:"File with the Go source that a script has from now on; - for standard input." placeholder:"FILE" xor:"what"`
+	To         string   `help:"URL that events are posted to from now on." placeholder:"URL" xor:"what"`
+	Secret     []string `help:"Names of all secrets that the script may read from now on; repeated." placeholder:"NAME"`
+	MaxRetries *int     `help:"How often a run is made again after a failure, where the failure mode is retry."`
+}
+
+// Run implements the command.
+func (cmd *TasksUpdateCmd) Run(ctx context.Context, g *Globals, std streams) error {
+	was, err := cmd.call(ctx, http.MethodGet, taskPath(cmd.ID), nil)
+	if err != nil {
+		return err
+	}
+	body := map[string]any{}
+	for _, name := range []string{"name", "task_type", "schedule_type", "script", "url", "secrets", "max_retries"} {
+		if v := was.Get(name); v.Exists() {
+			body[name] = v.Value()
+		}
+	}
+	if cmd.Script != "" {
+		text, err := readInput(cmd.Script, std.in)
+		if err != nil {
+			return err
+		}
+		body["script"] = string(text)
+	}
+	if cmd.Name != "" {
+		body["name"] = cmd.Name
+	}
+	if cmd.To != "" {
+		body["url"] = cmd.To
+	}
+	if len(cmd.Secret) > 0 {
+		body["secrets"] = cmd.Secret
+	}
+	if cmd.MaxRetries != nil {
+		body["max_retries"] = *cmd.MaxRetries
+	}
+	reply, err := cmd.call(ctx, http.MethodPut, taskPath(cmd.ID), body)
+	return showOne(g, std.out, reply, err, "id", "name", "task_type", "url", "secrets", "max_retries", "created_at", "updated_at")
 }
 
 // TasksDeleteCmd deletes a task.
