@@ -65,6 +65,37 @@ func TestTerraform(t *testing.T) {
 	}
 }
 
+// The page's own example of a task, beside main.tf.
+func TestTerraform_MakesAScript(t *testing.T) {
+	s := newTerraformSite(t, "--enable-script-tasks")
+	s.call(t, http.StatusOK, "PUT", "/v1/secrets/SLACK_WEBHOOK", s.root, `{"value": "https://chat.example.com/"}`)
+	tf := s.workspace(t, s.root)
+	page, err := os.ReadFile("../examples/terraform/README.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, example, _ := strings.Cut(string(page), "```hcl\n")
+	example, _, _ = strings.Cut(example, "```")
+	tf.write(t, "task.tf", example)
+	const script = "package task\n\nfunc Run() (string, error) { return \"told\", nil }\n"
+	tf.write(t, "slack.go", script)
+	tf.run(t, 0, "fmt", "-check", "-diff")
+
+	// Whoever manages no more than templates makes no scripts.
+	tf.variables["latchkey_key"] = tf.service
+	tf.refused(t, "apply", "'403'", `"code":"root_required"`)
+	tf.variables["latchkey_key"] = tf.root
+	tf.run(t, 0, "apply", "-auto-approve")
+	tf.settled(t)
+	tf.write(t, "slack.go", strings.ReplaceAll(script, "told", "changed"))
+	tf.apply(t, 0, 1, 0)
+	tf.settled(t)
+	if tasks := tf.get(t, "/v1/tasks"); !strings.Contains(tasks, "changed") || strings.Contains(tasks, "told") {
+		t.Errorf("the script is not changed: %s", tasks)
+	}
+	tf.run(t, 0, "destroy", "-auto-approve")
+}
+
 // terraformSite is a server with people, and all that Terraform needs to run
 // without a registry.
 type terraformSite struct {
@@ -77,7 +108,7 @@ type terraformSite struct {
 // human is somebody with a token.
 type human struct{ id, token string }
 
-func newTerraformSite(t *testing.T) *terraformSite {
+func newTerraformSite(t *testing.T, args ...string) *terraformSite {
 	t.Helper()
 	s := &terraformSite{dir: t.TempDir()}
 	for _, name := range []string{"terraform", "tofu"} { // Debian has neither, so nobody has to have one
@@ -93,10 +124,21 @@ func newTerraformSite(t *testing.T) *terraformSite {
 
 	address, private := freeAddress(t), freeAddress(t)
 	s.url = "http://" + address
-	cmd := exec.Command(latchkey, "serve", "--data="+s.dir+"/data", "--listen="+address, "--private-listen="+private)
+	cmd := exec.Command(latchkey, append([]string{"serve", "--data=" + s.dir + "/data", "--listen=" + address, "--private-listen=" + private}, args...)...)
 	cmd.Env = without("LATCHKEY_")
-	background(t, cmd)
+	server, err := start(t, cmd)
+	if err != nil {
+		t.Fatal(err)
+	}
 	eventually(t, func() error {
+		select {
+		case <-server.exited:
+			if out := server.out.String(); os.Getenv("LATCHKEY_REQUIRE_SANDBOX") == "" && strings.Contains(out, "--enable-script-tasks: ") {
+				t.Skip(out)
+			}
+			t.Fatal("the server has ended")
+		default:
+		}
 		return exec.Command(latchkey, "healthcheck", "--url=http://"+private+"/health/ready").Run()
 	})
 	root, err := os.ReadFile(s.dir + "/data/root.key")
