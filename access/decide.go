@@ -295,6 +295,7 @@ func (s *Requests) found(ctx context.Context, tx Tx, call *authz.Call, id string
 	if !r.concerns(&call.Caller, &present, groups) {
 		return r, present, nil, errRequestNotFound
 	}
+	r.Withheld = r.withheld(&call.Caller, &present, groups)
 	return r, present, groups, nil
 }
 
@@ -313,6 +314,17 @@ func (r *Request) concerns(c *authz.Caller, present *Template, groups []string) 
 		return r.SubmittedBy.Type == authz.SubjectAccessKey && r.SubmittedBy.ID == c.Key.ID.String()
 	}
 	return false
+}
+
+// withheld reports whether a person whom a request concerns has no say in it: an
+// approver by its template as it was, or as it is now, and not by both.
+func (r *Request) withheld(c *authz.Caller, present *Template, groups []string) bool {
+	if !c.IsPerson() || c.Manages() || r.Template == "" {
+		return false
+	}
+	id := c.Person.ID
+	return id != r.Requester.ID && id != r.DecidedBy && !slices.ContainsFunc(r.Approvals, func(v Vote) bool { return v.By.ID == id }) &&
+		!r.decides(present, groups, c.IsAdmin())
 }
 
 // still refuses an approval of what could not be asked for now any more.

@@ -36,6 +36,7 @@ func (s *Requests) Get(ctx context.Context, call authz.Call, id string) (Request
 	if !r.concerns(&call.Caller, &present, groups) {
 		return Request{}, errRequestNotFound
 	}
+	r.Withheld = r.withheld(&call.Caller, &present, groups)
 	return r, nil
 }
 

@@ -120,6 +120,10 @@ type Request struct {
 	// Lease is held by who runs such a task, until LeaseUntil.
 	Lease      string           `json:"-"`
 	LeaseUntil latchkey.Instant `json:"-"`
+
+	// Withheld says that who reads it may not decide on it, though it concerns them:
+	// the justification, answers and evidence are not for their eyes.
+	Withheld bool `json:"-"`
 }
 
 // Window is when a right is wanted.

@@ -251,10 +251,11 @@ func appendParty(b []byte, p *access.Party) []byte {
 
 // sees reports whether the caller, whom a request concerns, is shown why it was
 // made: its requester, managers, and those who may decide, who are all persons that
-// it concerns but a beneficiary for whom somebody else asked.
+// it concerns but those from whom it is withheld, and a beneficiary for whom somebody
+// else asked.
 func (r *request) sees(q *access.Request) bool {
 	c := &r.caller
-	return c.Manages() || c.IsPerson() && (c.Person.ID == q.Requester.ID || c.Person.ID != q.Beneficiary.ID)
+	return c.Manages() || c.IsPerson() && !q.Withheld && (c.Person.ID == q.Requester.ID || c.Person.ID != q.Beneficiary.ID)
 }
 
 // appendRequest appends a request, as it is now and as the caller may see it. What
@@ -327,7 +328,7 @@ func (r *request) appendRequest(b []byte, q *access.Request) []byte {
 	b = appendInstant(append(b, `,"pending_until":`...), q.PendingUntil)
 	b = appendInstant(append(b, `,"escalated_at":`...), q.EscalatedAt)
 	b = appendInstant(append(b, `,"created_at":`...), q.CreatedAt)
-	b = appendInstant(append(b, `,"closed_at":`...), q.ClosedAt)
+	b = appendInstant(append(b, `,"closed_at":`...), q.ClosedSince(r.now))
 	b = appendOptional(append(b, `,"failure":`...), q.Failure)
 	b = appendOptional(append(b, `,"trigger_failure":`...), q.TriggerFailure)
 	return append(b, '}')

@@ -278,6 +278,11 @@ func TestJobs_EndInEveryState(t *testing.T) {
 	if got := state(job); got.text("Result.State") != "Expired" {
 		t.Errorf("expired: %s", got.body)
 	}
+	first := state(job)
+	b.clock.advance(time.Minute)
+	if again := state(job); again.body != first.body { // it ended once, whenever somebody looks
+		t.Errorf("expired: %s\nthen: %s", first.body, again.body)
+	}
 	event(b.boss, job, "approve", `{}`).refusedJob("request_not_pending")
 	// Without options a login lasts an hour from its approval.
 	job = begin()

@@ -323,7 +323,7 @@ func (s *Server) jobView(ctx context.Context, r *request, q *access.Request, acc
 	case access.Failed:
 		v.note(q.Failure, access.Party{ID: access.System, Name: access.System}, q.ClosedAt)
 	case access.Expired:
-		v.note("Request expired", access.Party{ID: access.System, Name: access.System}, min(q.ClosedAt, r.now))
+		v.note("Request expired", access.Party{ID: access.System, Name: access.System}, q.ClosedSince(r.now))
 	case access.Pending, access.Approved:
 	}
 	v.target = v.acted

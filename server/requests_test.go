@@ -198,6 +198,11 @@ func TestRequests_EndOnTimeWhetherOrNotAnybodySweeps(t *testing.T) {
 	if o.may(o.alice) || o.status(path) != "expired" {
 		t.Error("it goes on past its time, before the sweep")
 	}
+	end := o.clock.in(0)
+	o.clock.advance(time.Minute) // nobody has swept yet: it was closed when it ended, not when somebody looks
+	if r := o.do("GET", path, o.alice.token, "").is(200); r.text("closed_at") != end || r.text("expires_at") != end {
+		t.Errorf("expired, not swept: %s", r.body)
+	}
 	list := o.do("GET", "/v1/access-requests/all?status=expired", o.boss.token, "").is(200)
 	if len(list.get("access_requests").Array()) != 1 || len(o.do("GET", "/v1/access-requests/all?status=approved", o.boss.token, "").is(200).get("access_requests").Array()) != 0 {
 		t.Errorf("filtered as it is written down, not as it is: %s", list.body)
@@ -210,7 +215,7 @@ func TestRequests_EndOnTimeWhetherOrNotAnybodySweeps(t *testing.T) {
 	if got := fmt.Sprint(o.facts()); got != "[submit approve expire]" {
 		t.Errorf("recorded: %s", got)
 	}
-	if r := o.do("GET", path, o.alice.token, "").is(200); r.text("status") != "expired" || r.text("decision") != "Approved" {
+	if r := o.do("GET", path, o.alice.token, "").is(200); r.text("status") != "expired" || r.text("decision") != "Approved" || r.text("closed_at") != end {
 		t.Errorf("expired: %s", r.body)
 	}
 }
@@ -470,6 +475,45 @@ func TestRequests_JustificationIsForThoseWhoDecide(t *testing.T) {
 	}
 	if strings.Contains(o.log.String(), why) {
 		t.Error("the log tells it")
+	}
+}
+
+// The attack: who is made an approver meanwhile reads why people asked for what is
+// not theirs to decide; and who approves no more reads on.
+func TestRequests_JustificationIsNotForApproversOfAnotherTime(t *testing.T) {
+	t.Parallel()
+	o := newOffice(t)
+	template := o.newTemplate()
+	path := o.submit(o.alice, template)
+	erin := o.person("erin", "user")
+	others := o.group("others", erin)
+	shown := func(who human, want bool) {
+		t.Helper()
+		if r := o.do("GET", path, who.token, "").is(200); (r.text("justification") == why) != want || r.get("justification").Exists() != want || r.get("custom_answers").Exists() != want {
+			t.Errorf("%s: %s", who.username, r.body)
+		}
+	}
+	approvers := func(groups string) {
+		t.Helper()
+		o.do("PUT", "/v1/access-request-templates/"+template, o.boss.token, `{"name":"t","app_id":"`+o.app+`","mapping_ids":["`+o.entitlement+`"],"approver_group_ids":[`+groups+`]}`).is(200)
+	}
+	shown(o.dan, true)
+	approvers(`"` + o.dbas + `","` + others + `"`)
+	shown(o.dan, true)
+	shown(erin, false) // by the template of now alone
+	o.do("POST", path+"/approve", erin.token, "").refused(403, "approver_required")
+	approvers(`"` + others + `"`)
+	shown(o.dan, false) // by that of then alone
+	shown(erin, false)
+	shown(o.alice, true)
+	shown(o.boss, true)
+	o.do("POST", path+"/approve", o.dan.token, "").refused(403, "approver_required")
+	approvers(`"` + o.dbas + `"`)
+	o.do("POST", path+"/approve", o.dan.token, "").is(200)
+	approvers(`"` + others + `"`)
+	shown(o.dan, true) // who has decided knows it
+	if r := o.do("POST", path+"/revoke", erin.token, "").is(200); r.get("justification").Exists() {
+		t.Errorf("ended by somebody who could not have decided: %s", r.body)
 	}
 }
 
