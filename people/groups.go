@@ -110,8 +110,7 @@ func (in *GroupFields) put(g *Group, now latchkey.Instant) {
 		}
 		members, last = append(members, m), m
 	}
-	g.Name, g.Members = in.Name, members
-	g.Entitlements = slices.Sorted(slices.Values(in.Entitlements))
+	g.Name, g.Members, g.Entitlements = in.Name, members, slices.Clone(in.Entitlements)
 }
 
 func (m Member) before(n Member) bool {
@@ -133,6 +132,7 @@ func (s *Groups) write(ctx context.Context, call authz.Call, action string, do f
 			return audit.Draft{}, err
 		}
 		is.Version, seq = tx.Seq(), tx.Seq()
+		slices.Sort(is.Entitlements) // they have no order, but what is wrong with them is told by that of the body
 		if was.ID == "" {
 			err = tx.InsertGroup(ctx, is)
 		} else {

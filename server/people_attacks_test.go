@@ -152,6 +152,11 @@ func TestPeople_OfOneCustomerAreNothingToAnother(t *testing.T) {
 	}
 	a.do("POST", "/v1/groups", admin.token, `{"name":"g","member_ids":["`+theirs.id+`"]}`).refused(400, "user_not_found", "/member_ids/0")
 	a.do("POST", "/v1/groups", admin.token, `{"name":"g","entitlement_ids":["`+ent+`"]}`).refused(400, "entitlement_not_found", "/entitlement_ids/0")
+	mine := a.do("POST", "/v1/applications", admin.token, `{"name":"own"}`).is(201).text("id")
+	own := a.do("POST", "/v1/entitlements", admin.token, `{"app_id":"`+mine+`","name":"own","entries":{"host":[{"f":"*","p":2}]}}`).is(201).text("id")
+	for at, ids := range map[string]string{"/entitlement_ids/0": ent + `","` + own, "/entitlement_ids/1": own + `","` + ent} { // whatever their order is when they are kept
+		a.do("POST", "/v1/groups", admin.token, `{"name":"g","entitlement_ids":["`+ids+`"]}`).refused(400, "entitlement_not_found", at)
+	}
 	a.do("POST", "/v1/entitlements", admin.token, `{"app_id":"`+app+`","name":"e","entries":{"host":[{"f":"*","p":2}]}}`).refused(400, "application_not_found", "/app_id")
 	a.person("alice", "user") // a name is taken in its own customer only
 	// The end of a customer is the end of its people.
