@@ -139,7 +139,7 @@ func (d *Decision) look(grants *Grants, q scopes.Question, now latchkey.Instant)
 		if now >= g.ExpiresAt || !g.Set.Permits(q) {
 			continue
 		}
-		if now < g.NotBefore {
+		if g.ahead(now) {
 			d.ExpiresAt = min(d.ExpiresAt, g.NotBefore)
 			continue
 		}

@@ -11,9 +11,10 @@ import (
 )
 
 // Grant is a right that a subject holds for a while, on application resources,
-// or, as an entitlement of a group, for as long as it is in the group. It holds from NotBefore on until ExpiresAt, and not at that instant any more;
-// from the moment that a process learns that it was revoked, not there, whatever
-// the clocks say. Immutable.
+// or, as an entitlement of a group, for as long as it is in the group. It holds from
+// NotBefore on until ExpiresAt, and not at that instant any more. Where one that began
+// as it was made is known it has begun, and where it is known that it was revoked it has
+// ended, whatever the clocks say. Immutable.
 type Grant struct {
 	ID string
 	// Group is the one through which an entitlement is held, whose id ID is then;
@@ -23,7 +24,12 @@ type Grant struct {
 	Reason    string
 	NotBefore latchkey.Instant
 	ExpiresAt latchkey.Instant // Never for a permanent one
+	// Begun says that it began as it was made.
+	Begun bool
 }
+
+// ahead reports whether it is still to begin.
+func (g *Grant) ahead(now latchkey.Instant) bool { return !g.Begun && now < g.NotBefore }
 
 // Grants are those of one subject that had neither ended nor been revoked when
 // they were read, in the order of their ids, and after them entitlements, in the
@@ -72,12 +78,16 @@ type GrantRecord struct {
 // EndsAt is when it ends, or ended.
 func (g *GrantRecord) EndsAt() latchkey.Instant { return min(g.ExpiresAt, g.RevokedAt) }
 
+// begun reports whether it began as it was made, and not at a time that was set for
+// it: that was a clock's which may be ahead.
+func (g *GrantRecord) begun() bool { return g.NotBefore <= g.CreatedAt }
+
 // Status is what has become of it at now: active, scheduled or ended.
 func (g *GrantRecord) Status(now latchkey.Instant) GrantStatus {
 	switch {
 	case now >= g.ExpiresAt, g.RevokedAt != latchkey.Never: // it was revoked by a clock that may be ahead
 		return GrantEnded
-	case now < g.NotBefore:
+	case now < g.NotBefore && !g.begun():
 		return GrantScheduled
 	}
 	return GrantActive
@@ -97,7 +107,7 @@ func NewGrants(p *scopes.Parser, list []feed.GrantBody, version int64) (*Grants,
 		if err != nil {
 			return nil, fmt.Errorf("entries of grant %s: %w", b.ID, err)
 		}
-		grants.List = append(grants.List, Grant{ID: b.ID, Set: set, Reason: b.Reason, NotBefore: b.NotBefore, ExpiresAt: b.ExpiresAt})
+		grants.List = append(grants.List, Grant{ID: b.ID, Set: set, Reason: b.Reason, NotBefore: b.NotBefore, ExpiresAt: b.ExpiresAt, Begun: b.Begun})
 	}
 	return grants, nil
 }

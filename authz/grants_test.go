@@ -289,6 +289,29 @@ func TestDecide_ARevokedGrantHasEndedWhateverTheClockSays(t *testing.T) {
 	}
 }
 
+// A grant that began as it was made counts where it is known, though the clock that
+// made it is ahead of this one; one for later waits for this clock. Both end by it.
+func TestDecide_WhatHasBegunHasBegunWhateverTheClockSays(t *testing.T) {
+	from, to := morning.Add(3*time.Second), morning.Add(time.Minute)
+	now, later := grantBody("now", `{"doc":[{"f":"now","p":2}]}`, "r", from, to), grantBody("later", `{"doc":[{"f":"later","p":2}]}`, "r", from, to)
+	now.Begun = true
+	customer := &authz.Customer{ID: "acme"}
+	customer.ExpectGrants()
+	p := authz.NewPDP(authz.PDPConfig{Keys: &cache.Table{}, Grants: grantsOf{"user alice": newGrants(t, 1, now, later)}, MaxStaleness: time.Hour})
+	for _, tc := range []struct {
+		at         latchkey.Instant
+		now, later bool
+	}{{morning, true, false}, {from - 1, true, false}, {from, true, true}, {to - 1, true, true}, {to, false, false}} {
+		var d authz.Decision
+		if mustDecide(t, p, &d, customer, userRequest("alice", "read", "doc", "now"), tc.at); d.Permit != tc.now || d.Permit && d.ExpiresAt > to {
+			t.Errorf("what has begun, at %d: %v until %d", tc.at-morning, d.Permit, d.ExpiresAt-morning)
+		}
+		if mustDecide(t, p, &d, customer, userRequest("alice", "read", "doc", "later"), tc.at); d.Permit != tc.later {
+			t.Errorf("what is for later, at %d: %v", tc.at-morning, d.Permit)
+		}
+	}
+}
+
 // Where nobody can tell what is granted, everything that it could change is
 // denied and may not be reused; nothing else is.
 func TestDecide_DeniesWhereGrantsCannotBeHad(t *testing.T) {

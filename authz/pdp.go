@@ -132,7 +132,7 @@ func (g *Grants) explain(q scopes.Question, now latchkey.Instant) []GrantTrace {
 		switch {
 		case now >= t.Grant.ExpiresAt:
 			t.Why = "ended"
-		case now < t.Grant.NotBefore:
+		case t.Grant.ahead(now):
 			t.Why = "not_started"
 		case !verdict.Permitted:
 			t.Why = "not_covered"

@@ -173,7 +173,7 @@ func (m *RecordMaker) resource(ctx context.Context, at Position, r *feed.Record)
 func GrantBodies(list []GrantRecord) (bodies []feed.GrantBody, until latchkey.Instant) {
 	for _, g := range list {
 		bodies = append(bodies, feed.GrantBody{ID: g.ID, Entries: g.Entries, Reason: g.Reason,
-			NotBefore: g.NotBefore, ExpiresAt: g.ExpiresAt, RevokedAt: g.RevokedAt})
+			NotBefore: g.NotBefore, ExpiresAt: g.ExpiresAt, RevokedAt: g.RevokedAt, Begun: g.begun()})
 		until = max(until, min(g.ExpiresAt, g.RevokedAt))
 	}
 	return bodies, until

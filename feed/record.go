@@ -55,6 +55,8 @@ type GrantBody struct {
 	NotBefore latchkey.Instant `json:"not_before"`
 	ExpiresAt latchkey.Instant `json:"expires_at"`
 	RevokedAt latchkey.Instant `json:"revoked_at"`
+	// Begun says that it holds already, whatever a clock says of NotBefore.
+	Begun bool `json:"begun,omitempty"`
 }
 
 // EntitlementBody is an entitlement that a person holds through a group.

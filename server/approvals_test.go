@@ -96,6 +96,49 @@ func (k *kit) requests() []gjson.Result {
 	return k.do("GET", "/v1/access-requests/all?limit=100", k.root, "").is(200).get("access_requests").Array()
 }
 
+// What a server with a clock that is ahead has approved is in force at one whose clock
+// is behind: an application that asks there is not told to wait, and nobody is asked
+// to decide once more. A window begins by the clock all the same.
+func TestApprovals_WhatAClockAheadHasApprovedHasBegun(t *testing.T) {
+	t.Parallel()
+	k := startKit(t)
+	request := k.ask("").outcome("waiting")
+	const ahead = 4 * time.Second
+	k.clock.advance(ahead)
+	k.verdict(k.dale, request, "approve", "").is(200)
+	mover := k.do("POST", "/v1/entitlements", k.root, `{"app_id":"`+k.app+`","name":"mover","entries":{"door":[{"f":"front","p":2}]},"claims":{"roles":["mover"]}}`).is(201).text("id")
+	grant := k.do("POST", "/v1/grants", k.root, `{"subject":{"type":"user","id":"`+k.laura.id+`"},"entitlement_ids":["`+mover+`"],"reason":"moving","expires_at":"`+k.clock.in(time.Hour)+`"}`).is(201).text("id")
+	window := k.newTemplate("windows", `"assignment_types":["window"],"resource_selector":{"kind":"room"}`)
+	k.stored("room", "attic")
+	later := k.do("POST", "/v1/access-requests", k.laura.token, `{"template_id":"`+window+`","resources":[{"kind":"room","id":"attic"}],"window":{"start":"`+k.clock.in(time.Second)+`","end":"`+k.clock.in(time.Hour)+`"}}`).is(201).text("id")
+	k.verdict(k.dale, later, "approve", "").is(200)
+
+	k.clock.advance(-ahead) // as the other server's is
+	if !k.mayRead("acme") {
+		t.Error("the grant has not begun")
+	}
+	if again := k.ask("").outcome("granted"); again != request || len(k.requests()) != 2 {
+		t.Errorf("asked again: %s, not %s", again, request)
+	}
+	if got := k.do("GET", "/v1/grants/"+grant, k.root, "").is(200).text("status"); got != "active" {
+		t.Errorf("a grant without a request is %s", got)
+	}
+	if groups := k.do("GET", "/v1/users/"+k.laura.id+"/groups", k.root, "").is(200); !strings.Contains(groups.body, request) || strings.Contains(groups.body, later) {
+		t.Errorf("laura is in %s", groups.body)
+	}
+	if claims := k.do("GET", "/v1/users/"+k.laura.id+"/claims", k.root, "").is(200); claims.get("claims.roles.0").String() != "mover" {
+		t.Errorf("laura's claims are %s", claims.body)
+	}
+	about := evaluation(`{"type":"user","id":"`+k.laura.id+`"}`, "read", "room", "attic")
+	if k.decide(k.portal.secret, about).get("decision").Bool() {
+		t.Error("allowed before the window")
+	}
+	k.clock.advance(ahead + time.Second)
+	if !k.decide(k.portal.secret, about).get("decision").Bool() {
+		t.Error("denied within the window")
+	}
+}
+
 // The whole way: an application asks, waits, is granted, and access ends by
 // itself.
 func TestApprovals_FromAskingToTheEnd(t *testing.T) {

@@ -66,9 +66,9 @@ func (db *DB) Grants(ctx context.Context, q authz.GrantQuery) ([]authz.GrantReco
 	switch q.Status {
 	case authz.GrantAll:
 	case authz.GrantActive:
-		where = append(where, `not_before <= `+arg(now), `expires_at > `+arg(now), `revoked_at = `+arg(never))
+		where = append(where, `(not_before <= `+arg(now)+` OR not_before <= created_at)`, `expires_at > `+arg(now), `revoked_at = `+arg(never))
 	case authz.GrantScheduled:
-		where = append(where, `not_before > `+arg(now), `expires_at > `+arg(now), `revoked_at = `+arg(never))
+		where = append(where, `not_before > `+arg(now), `not_before > created_at`, `expires_at > `+arg(now), `revoked_at = `+arg(never))
 	case authz.GrantEnded:
 		where = append(where, `(expires_at <= `+arg(now)+` OR revoked_at <> `+arg(never)+`)`)
 	}

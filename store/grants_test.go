@@ -13,7 +13,8 @@ import (
 )
 
 // What has ended at a time is so everywhere alike; what was revoked has ended
-// whatever the time, since the clock that revoked it may be ahead of this one.
+// whatever the time, since the clock that revoked it may be ahead of this one, and what
+// began as it was made has begun.
 func TestGrants_EndAtTheirEndAndWhenTheyAreRevoked(t *testing.T) {
 	eachEngine(t, func(t *testing.T, db *store.DB, _ place) {
 		ctx := t.Context()
@@ -30,8 +31,12 @@ func TestGrants_EndAtTheirEndAndWhenTheyAreRevoked(t *testing.T) {
 			{ID: "b later", NotBefore: start + 5, ExpiresAt: start + 10, RevokedAt: latchkey.Never},
 			{ID: "c for ever", NotBefore: start, ExpiresAt: latchkey.Never, RevokedAt: latchkey.Never},
 			{ID: "d revoked", NotBefore: start, ExpiresAt: latchkey.Never, RevokedAt: latchkey.Never},
+			{ID: "e as it was made", NotBefore: start + 7, ExpiresAt: start + 10, RevokedAt: latchkey.Never}, // by a clock that is ahead
 		} {
 			g.Subject, g.Entries, g.CreatedAt = alice, "{}", start+latchkey.Instant(i)
+			if i == 4 {
+				g.CreatedAt = g.NotBefore
+			}
 			change(func(tx authz.Tx) error { return tx.InsertGrant(ctx, g) })
 			if i == 3 {
 				change(func(tx authz.Tx) error { return tx.RevokeGrant(ctx, g, start+100) })
@@ -41,11 +46,11 @@ func TestGrants_EndAtTheirEndAndWhenTheyAreRevoked(t *testing.T) {
 			now                            latchkey.Instant
 			live, active, scheduled, ended string
 		}{
-			{start, "[a now b later c for ever]", "[a now c for ever]", "[b later]", "[d revoked]"},
-			{start + 4, "[a now b later c for ever]", "[a now c for ever]", "[b later]", "[d revoked]"},
-			{start + 5, "[a now b later c for ever]", "[a now b later c for ever]", "[]", "[d revoked]"},
-			{start + 9, "[a now b later c for ever]", "[a now b later c for ever]", "[]", "[d revoked]"},
-			{start + 10, "[c for ever]", "[c for ever]", "[]", "[a now b later d revoked]"},
+			{start, "[a now b later c for ever e as it was made]", "[a now c for ever e as it was made]", "[b later]", "[d revoked]"},
+			{start + 4, "[a now b later c for ever e as it was made]", "[a now c for ever e as it was made]", "[b later]", "[d revoked]"},
+			{start + 5, "[a now b later c for ever e as it was made]", "[a now b later c for ever e as it was made]", "[]", "[d revoked]"},
+			{start + 9, "[a now b later c for ever e as it was made]", "[a now b later c for ever e as it was made]", "[]", "[d revoked]"},
+			{start + 10, "[c for ever]", "[c for ever]", "[]", "[a now b later d revoked e as it was made]"},
 		} {
 			names := func(list []authz.GrantRecord, err error) string {
 				t.Helper()
@@ -81,7 +86,7 @@ func TestGrants_EndAtTheirEndAndWhenTheyAreRevoked(t *testing.T) {
 				}
 				return nil
 			})
-			for status, want := range map[authz.GrantStatus]string{authz.GrantActive: tt.active, authz.GrantScheduled: tt.scheduled, authz.GrantEnded: tt.ended, authz.GrantAll: "[a now b later c for ever d revoked]"} {
+			for status, want := range map[authz.GrantStatus]string{authz.GrantActive: tt.active, authz.GrantScheduled: tt.scheduled, authz.GrantEnded: tt.ended, authz.GrantAll: "[a now b later c for ever d revoked e as it was made]"} {
 				got := names(db.Grants(ctx, authz.GrantQuery{Customer: authz.DefaultCustomer, Status: status, Now: tt.now, Limit: 10}))
 				if got != want {
 					t.Errorf("%s at %d: %s", status, tt.now-start, got)

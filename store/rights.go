@@ -228,7 +228,7 @@ func (db *DB) MembershipsAt(ctx context.Context, customer, person string, now la
 			WHERE m.customer_id = $1 AND m.person_id = $2 AND p.active <> 0
 		UNION ALL SELECT 1 AS place, r.request_id, r.request_id, r.expires_at FROM grants r JOIN persons p ON p.id = r.subject_id
 			WHERE r.customer_id = $1 AND r.subject_type = $3 AND r.subject_id = $2 AND p.active <> 0
-			AND r.request_id <> '' AND r.not_before <= $4 AND r.expires_at > $4 AND r.revoked_at = $5
+			AND r.request_id <> '' AND (r.not_before <= $4 OR r.not_before <= r.created_at) AND r.expires_at > $4 AND r.revoked_at = $5
 		ORDER BY place, expires_at, name, id`, customer, person, authz.SubjectUser, int64(now), int64(latchkey.Never))
 	return listed(found, err, func(s scanner) (m people.Membership, err error) {
 		var place int64
@@ -250,7 +250,7 @@ func (db *DB) ClaimsAt(ctx context.Context, customer, person string, now latchke
 			WHERE m.customer_id = $1 AND m.person_id = $2 AND p.active <> 0
 		UNION ALL SELECT r.claims, r.expires_at FROM grants r JOIN persons p ON p.id = r.subject_id
 			WHERE r.customer_id = $1 AND r.subject_type = $3 AND r.subject_id = $2 AND p.active <> 0
-			AND r.not_before <= $4 AND r.expires_at > $4 AND r.revoked_at = $5`, customer, person, authz.SubjectUser, int64(now), int64(latchkey.Never))
+			AND (r.not_before <= $4 OR r.not_before <= r.created_at) AND r.expires_at > $4 AND r.revoked_at = $5`, customer, person, authz.SubjectUser, int64(now), int64(latchkey.Never))
 	return listed(found, err, func(s scanner) (c people.ClaimsHeld, err error) {
 		err = s.Scan(&c.Claims, (*int64)(&c.ExpiresAt))
 		return c, err
