@@ -286,7 +286,12 @@ func (g *Granter) inForce(ctx context.Context, tx Tx, id, named string, now latc
 // must be active, or the grant would wait for its return. What the caller's own
 // name stands for is known only here.
 func grantee(ctx context.Context, tx Tx, c *Caller, named EntityRef) (EntityRef, error) {
-	person, found, err := personCalled(named.ID, func(name string) (Person, bool, error) { return tx.PersonNamed(ctx, name) })
+	person, found, err := tx.PersonNamed(ctx, named.ID)
+	if folded, isEmail := FoldEmail(named.ID); err == nil && !found && isEmail {
+		// In whatever letters an address is a person's: a grant to the bare text would be
+		// nobody's, and stay when the person leaves.
+		person, found, err = tx.PersonNamed(ctx, folded)
+	}
 	switch {
 	case err != nil || !found:
 		return named, err
@@ -294,17 +299,6 @@ func grantee(ctx context.Context, tx Tx, c *Caller, named EntityRef) (EntityRef,
 		return named, latchkey.Errorf(latchkey.Conflict, "person_inactive", "the person is not active, and holds nothing")
 	}
 	return person.Ref(), NotToOneself(c, person.Ref())
-}
-
-// personCalled finds the person who is meant by a name. An address is a person's in
-// whatever case: a grant to the bare text would be of nobody, and stay when the person
-// leaves.
-func personCalled(name string, find func(string) (Person, bool, error)) (Person, bool, error) {
-	p, found, err := find(name)
-	if folded, isEmail := FoldEmail(name); err == nil && !found && isEmail && folded != name {
-		return find(folded)
-	}
-	return p, found, err
 }
 
 // Get returns one grant: to managers any, to persons their own.
@@ -349,7 +343,7 @@ func (g *Granter) List(ctx context.Context, call Call, q GrantQuery) ([]GrantRec
 		q.Subject.ID = id
 	}
 	if q.Subject.Type == SubjectUser && q.Subject.ID != "" {
-		person, found, err := personCalled(q.Subject.ID, func(name string) (Person, bool, error) { return g.cfg.Record.PersonNamed(ctx, q.Customer, name) })
+		person, found, err := g.cfg.Record.PersonNamed(ctx, q.Customer, q.Subject.ID)
 		if err != nil {
 			return nil, err
 		}

@@ -253,9 +253,6 @@ func TestPeople_AreTheSameByAnAddressInOtherLetters(t *testing.T) {
 	if made.is(201).text("subject.id") != alice.id || !may("alice@example.com") {
 		t.Errorf("granted to %s", made.get("subject"))
 	}
-	if list := a.do("GET", "/v1/grants?subject_type=user&subject_id=ALICE@example.com", a.root, "").is(200).get("grants.#.id"); list.String() != `["`+made.text("id")+`"]` {
-		t.Errorf("listed by the address: %s", list)
-	}
 	a.do("DELETE", "/v1/users/"+alice.id, a.root, "").is(204)
 	for _, name := range []string{"alice", "alice@example.com", "Alice@Example.com", alice.id} {
 		if may(name) {

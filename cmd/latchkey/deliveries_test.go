@@ -182,7 +182,7 @@ func TestDeliveries_FromARequestToItsReceivers(t *testing.T) {
 	request := do(alice, "POST", "/v1/access-requests", map[string]any{"template_id": template, "requested_duration_mins": 60, "justification": "the-database-burns"}, 201).Get("id").String()
 	eventually("the webhook of the request", received(1))
 	eventually("the e-mail to the approver", func() bool { return len(box.to(t, "bob@example.com")) == 1 })
-	if text := box.to(t, "bob@example.com")[0]; !strings.Contains(text, "> the-database-burns\n") || !strings.Contains(text, "https://console.example.com/requests/"+request) || !strings.Contains(text, "alice@example.com asks for access to Production") {
+	if text := box.to(t, "bob@example.com")[0]; !strings.Contains(text, "> the-database-burns\n") || !strings.Contains(text, "https://console.example.com/requests/"+request) || !strings.Contains(text, "alice <alice@example.com> asks for access to Production") {
 		t.Errorf("to bob:\n%s", text)
 	}
 
