@@ -69,6 +69,12 @@ func TestAutoApproval_ApprovesWhoIsOnCall(t *testing.T) {
 		{"whatever they are called", nil, `oncall.exists(name, oncall[name].active)`, nil, true},
 		{"everything of the request", nil, `request.requested_duration_mins == 90 && request.assignment_type == "temporary" && request.custom_answers.ticket == "T-1" && ` +
 			`request.template_name == "Databases" && requester.id == beneficiary.id && beneficiary.email == "jane@example.com" && resources.size() == 1 && now == timestamp("2026-03-02T10:30:00Z")`, nil, true},
+		{"each member that conditions may name", nil, `[requester, beneficiary].all(p, p.id + p.username + p.email + p.name + p.type != "") && ` +
+			`requester.id + requester.username + requester.email + requester.name + requester.type == beneficiary.id + beneficiary.username + beneficiary.email + beneficiary.name + beneficiary.type && ` +
+			`resource.kind + resource.id + resource.display_name == "databasepayments" && resource.labels.size() == 1 && request.template_id + request.app_id + request.app_name == "t-1" && ` +
+			`request.justification == "it burns" && request.window.start < request.window.end && oncall.pagerduty.active && oncall.pagerduty.roles == [] && ` +
+			`oncall.pagerduty.schedules == ["Primary"] && oncall.pagerduty.evidence.size() == 1`,
+			func(q *access.AutoQuestion) { q.Request.Window = &access.Window{Start: q.Now, End: q.Now + 1} }, true},
 		{"one of two resources", nil, `resource.labels.env == "prod"`, func(q *access.AutoQuestion) {
 			q.Resources = append(q.Resources, authz.ResourceRecord{EntityRef: authz.EntityRef{Type: "database", ID: "x"}, Labels: `{"env":"dev"}`})
 		}, false},
@@ -185,6 +191,7 @@ func TestAutoApproval_ChecksTemplates(t *testing.T) {
 		{when: `oncall.pagerduty.active`, pointer: "/auto_approve_when", code: "provider_not_configured"},
 		{when: `oncall.opsgenie.active`, pointer: "/auto_approve_when", code: "unknown_provider"},
 		{when: `oncall.`, pointer: "/auto_approve_when", code: "invalid_expression"},
+		{when: `resource.label.env == "prod"`, pointer: "/auto_approve_when", code: "unknown_member"},
 		{when: `subject.id == "x"`, pointer: "/auto_approve_when", code: "invalid_expression"},
 	} {
 		err := a.Check(tt.sources, tt.when)

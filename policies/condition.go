@@ -5,6 +5,7 @@ import (
 	"errors"
 	"slices"
 	"strconv"
+	"strings"
 	"sync"
 
 	"github.com/google/cel-go/cel"
@@ -20,6 +21,17 @@ const MaxCondition = 8192
 
 // conditionVariables are the names of a condition's facts.
 var conditionVariables = []string{"requester", "beneficiary", "resource", "resources", "request", "oncall", "now"}
+
+// conditionMembers are the members of the facts that have the same ones always:
+// of a path, by names and dots. What else is selected is found in none.
+var conditionMembers = map[string][]string{
+	"requester":      {"id", "username", "email", "name", "type"},
+	"beneficiary":    {"id", "username", "email", "name", "type"},
+	"resource":       {"kind", "id", "display_name", "labels"},
+	"request":        {"template_id", "template_name", "app_id", "app_name", "assignment_type", "requested_duration_mins", "window", "justification", "custom_answers"},
+	"request.window": {"start", "end"},
+	"oncall.*":       {"active", "roles", "schedules", "evidence"}, // of each provider
+}
 
 var conditionEnvironment = sync.OnceValues(func() (*celEnvs, error) {
 	options := append(celOptions(), cel.Variable("now", cel.TimestampType))
@@ -92,6 +104,9 @@ func CompileCondition(pointer, text string) (_ *Condition, err error) {
 	}
 	c := &celCompiler{envs: envs, dynamic: true}
 	c.rule(pointer, text)
+	if len(c.faults) == 0 {
+		c.members(pointer, c.asts[0].NativeRep().Expr())
+	}
 	if len(c.faults) > 0 {
 		return nil, latchkey.InvalidFaults(c.faults[:min(len(c.faults), celFaults)]...)
 	}
@@ -110,6 +125,29 @@ func CompileCondition(pointer, text string) (_ *Condition, err error) {
 		return nil, latchkey.InvalidFaults(latchkey.Fault{Pointer: pointer, Code: "invalid_expression", Detail: "the condition cannot be planned"}).Because(err)
 	}
 	return &Condition{program: program, info: ast.NativeRep().SourceInfo(), onCall: c.reads.onCall}, nil
+}
+
+// members refuses members that no fact has: a condition that is misspelt would
+// never hold, and nobody would be told.
+func (c *celCompiler) members(pointer string, e celast.Expr) {
+	path, ok := celPath(e)
+	if !ok {
+		for _, part := range celParts(e) {
+			c.members(pointer, part)
+		}
+		return
+	}
+	for i, name := range path[1:] {
+		of := strings.Join(path[:i+1], ".")
+		if i == 1 && path[0] == "oncall" {
+			of = "oncall.*"
+		}
+		if known := conditionMembers[of]; known != nil && !slices.Contains(known, name) {
+			c.fault(pointer, "unknown_member", strings.Join(path[:i+1], ".")+" has no "+strconv.Quote(name)+"; it has "+strings.Join(known, ", "),
+				c.asts[0].NativeRep().SourceInfo().GetStartLocation(e.ID()))
+			return
+		}
+	}
 }
 
 // Holds reports whether the condition is true of the facts. An error, an

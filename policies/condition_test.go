@@ -14,10 +14,10 @@ func conditionFacts() *policies.Facts {
 	at, _ := latchkey.ParseInstant("2026-03-02T10:30:00Z")
 	resource := map[string]any{"kind": "database", "id": "payments", "labels": map[string]any{"env": "prod", "team": "pay"}}
 	return &policies.Facts{
-		Requester:   map[string]any{"id": "p1", "username": "jane", "email": "jane@example.com", "groups": []any{"g1"}},
-		Beneficiary: map[string]any{"id": "p1", "username": "jane", "email": "jane@example.com", "groups": []any{"g1"}},
+		Requester:   map[string]any{"id": "p1", "username": "jane", "email": "jane@example.com"},
+		Beneficiary: map[string]any{"id": "p1", "username": "jane", "email": "jane@example.com"},
 		Resource:    resource, Resources: []any{resource},
-		Request: map[string]any{"template": "db", "duration_mins": int64(90)},
+		Request: map[string]any{"template_name": "db", "requested_duration_mins": int64(90)},
 		OnCall: map[string]any{"incidentio": map[string]any{"active": true, "roles": []any{"DBA"}, "schedules": []any{}, "evidence": []any{
 			map[string]any{"kind": "incident", "id": "01", "name": "INC-7", "role": "DBA"}}}},
 		Now: at,
@@ -28,15 +28,15 @@ func TestCondition_Holds(t *testing.T) {
 	for text, want := range map[string]bool{
 		`oncall.incidentio.active`: true,
 		`oncall.incidentio.active && "DBA" in oncall.incidentio.roles && resource.labels.env == "prod"`: true,
-		`resource.labels.env == "dev"`:                                                       false,
-		`request.duration_mins <= 120`:                                                       true,
-		`now.getHours() >= 9 && now.getHours() < 17 && now.getDayOfWeek() == 1`:              true,
-		`resources.all(r, r.labels.env == "prod")`:                                           true,
-		`requester.id == beneficiary.id && requester.email.endsWith("@example.com")`:         true,
-		`oncall.pagerduty.active || oncall.incidentio.active`:                                true,
-		`"oncall" in request`:                                                                false,
-		`oncall.incidentio.evidence.exists(e, e.kind == "incident" && e.name == "INC-7")`:    true,
-		`has(resource.labels.tier) && resource.labels.tier == "1" || request.template != ""`: true,
+		`resource.labels.env == "dev"`:                                                            false,
+		`request.requested_duration_mins <= 120`:                                                  true,
+		`now.getHours() >= 9 && now.getHours() < 17 && now.getDayOfWeek() == 1`:                   true,
+		`resources.all(r, r.labels.env == "prod")`:                                                true,
+		`requester.id == beneficiary.id && requester.email.endsWith("@example.com")`:              true,
+		`oncall.pagerduty.active || oncall.incidentio.active`:                                     true,
+		`"oncall" in request`:                                                                     false,
+		`oncall.incidentio.evidence.exists(e, e.kind == "incident" && e.name == "INC-7")`:         true,
+		`has(resource.labels.tier) && resource.labels.tier == "1" || request.template_name != ""`: true,
 	} {
 		c, err := policies.CompileCondition("/auto_approve_when", text)
 		if err != nil {
@@ -60,7 +60,7 @@ func TestCondition_WhatIsUnknownNeverHolds(t *testing.T) {
 		`!(oncall.pagerduty.active && oncall.incidentio.active)`,
 		`oncall["pagerduty"].evidence.all(e, false)`,
 		`resource.labels.missing != "secret"`,
-		`request.template`, // a text
+		`request.template_name`, // a text
 	} {
 		c, err := policies.CompileCondition("", text)
 		if err != nil {
@@ -112,6 +112,29 @@ func TestCompileCondition_Refuses(t *testing.T) {
 	}
 }
 
+// A name that is misspelt would never hold, and nobody would be told of it.
+func TestCompileCondition_RefusesMembersThatNoFactHas(t *testing.T) {
+	for text, detail := range map[string]string{
+		`resource.label.env == "prod"`:                   `resource has no "label"; it has kind, id, display_name, labels`,
+		`resource["label"].env == "prod"`:                `resource has no "label"`,
+		`requester.mail == "" || beneficiary.id == "p1"`: `requester has no "mail"`,
+		`beneficiary.?groups.hasValue()`:                 `beneficiary has no "groups"`,
+		`request.duration_mins < 60`:                     `request has no "duration_mins"`,
+		`request.window.begin < now`:                     `request.window has no "begin"; it has start, end`,
+		`oncall.pagerduty.schedule == "S1"`:              `oncall.pagerduty has no "schedule"; it has active, roles, schedules, evidence`,
+		`resources.all(r, r.id == resource.name)`:        `resource has no "name"`,
+	} {
+		_, err := policies.CompileCondition("/auto_approve_when", text)
+		e, ok := errors.AsType[*latchkey.Error](err)
+		if !ok || len(e.Faults) != 1 || e.Faults[0].Code != "unknown_member" || !strings.HasPrefix(e.Faults[0].Detail, detail) || e.Faults[0].Line != 1 {
+			t.Errorf("%s: %v, want %s", text, err, detail)
+		}
+	}
+	for _, text := range []string{`resource.labels.label == "x"`, `request.custom_answers["Team"] == "pay"`, `has(oncall.pagerduty)`, `resources.exists(resource_, resource_.label == "x")`} {
+		mustCondition(t, text)
+	}
+}
+
 // Who asks may send much: the bound of the work holds at run time too.
 func TestCondition_CostsNoMoreThanItMay(t *testing.T) {
 	facts := conditionFacts()
@@ -128,9 +151,9 @@ func TestCondition_CostsNoMoreThanItMay(t *testing.T) {
 func TestCondition_TellsWhichProvidersItReads(t *testing.T) {
 	for text, want := range map[string]string{
 		`oncall.incidentio.active || oncall["pagerduty"].active || has(oncall.http) && oncall.incidentio.roles.size() > 0`: "[http incidentio pagerduty] false",
-		`resource.labels.env == "dev"`:                          "[] false",
-		`oncall.all(name, oncall[name].active)`:                 "[] true",
-		`oncall[request.provider].active && oncall.http.active`: "[http] true",
+		`resource.labels.env == "dev"`:                             "[] false",
+		`oncall.all(name, oncall[name].active)`:                    "[] true",
+		`oncall[request.template_id].active && oncall.http.active`: "[http] true",
 	} {
 		names, any := mustCondition(t, text).OnCall()
 		if got := fmt.Sprint(names, any); got != want {
