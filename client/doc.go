@@ -8,9 +8,12 @@
 //		Resources:   []client.Resource{{Kind: "customer", ID: "acme"}},
 //		Wait:        10 * time.Second,
 //	})
-//	switch client.ErrorKind(err) {
-//	case client.Waiting: // nobody has decided yet; ask again later
-//	case client.Denied: // an approver or a rule refuses
+//	if err != nil {
+//		switch client.ErrorKind(err) {
+//		case client.Waiting: // nobody has decided yet; ask again later
+//		case client.Denied: // an approver or a rule refuses
+//		default: // nobody can tell; err says why
+//		}
 //	}
 //
 // Every doubt denies: the zero [Decision] allows nothing, and an answer that cannot
