@@ -197,6 +197,9 @@ func (s *Server) createToken(r *request) error {
 		return reply{Status: http.StatusCreated, Location: "/v1/personal_tokens/" + t.ID, Body: append(b, '}')}
 	})
 	if stranger && latchkey.KindOf(err) == latchkey.Unauthenticated {
+		if latchkey.CodeOf(err) == "invalid_credential" { // which of these it is, nobody is told
+			err = latchkey.Errorf(latchkey.Unauthenticated, "invalid_credential", "the claim code is unknown, or was used, replaced, or made more than 72 hours ago").Because(err)
+		}
 		return r.failed(err)
 	}
 	return err

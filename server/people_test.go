@@ -80,10 +80,20 @@ func TestClaimCode_EndsWithItsTimeAndWithItsReplacement(t *testing.T) {
 	present := func(code string) *reply {
 		return a.do("POST", "/v1/personal_tokens", "", `{"claim_code":"`+code+`","name":"laptop"}`)
 	}
-	present(first).refused(401, "invalid_credential")
+	// Who holds a dead one is told what to look for, and never which it is.
+	refused := func(code string) {
+		t.Helper()
+		const detail = "the claim code is unknown, or was used, replaced, or made more than 72 hours ago"
+		if got := present(code).refused(401, "invalid_credential").text("detail"); got != detail {
+			t.Errorf("told %q", got)
+		}
+	}
+	refused(first)
+	refused("lkc1_mistyped")
 	a.clock.advance(72 * time.Hour)
-	present(second).refused(401, "invalid_credential")
+	refused(second)
 	third := a.keep(a.do("POST", "/v1/users/"+made.text("id")+"/claim", a.root, "{}").is(201).text("claim.code"))
 	a.clock.advance(72*time.Hour - time.Second)
 	a.keep(present(third).is(201).text("token"))
+	refused(third)
 }
