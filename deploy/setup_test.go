@@ -103,14 +103,6 @@ func (r *running) stop() {
 	}
 }
 
-// background runs a program until the test ends.
-func background(t *testing.T, cmd *exec.Cmd) {
-	t.Helper()
-	if _, err := start(t, cmd); err != nil {
-		t.Fatal(err)
-	}
-}
-
 // ask sends one request and returns the status and the body.
 func ask(t *testing.T, method, url, body string, headers ...string) (int, string) {
 	t.Helper()
