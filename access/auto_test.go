@@ -13,6 +13,7 @@ import (
 	"github.com/latchkey-dev/latchkey"
 	"github.com/latchkey-dev/latchkey/access"
 	"github.com/latchkey-dev/latchkey/authz"
+	"github.com/latchkey-dev/latchkey/scopes"
 )
 
 func TestAuto_TheTemplateApproves(t *testing.T) {
@@ -97,6 +98,61 @@ func TestAuto_ProvidersApprove(t *testing.T) {
 	if got := w.read(r); got.RevokedBy != authz.Bot || got.DecidedBy != authz.Bot || len(w.grants("ann")) != 0 {
 		t.Errorf("%+v", got)
 	}
+}
+
+// Of several servers one asks again about an approval, however slowly the providers
+// answer: they count what they are asked. Where it ends meanwhile another one asks.
+func TestAuto_OneServerAsksAgain(t *testing.T) {
+	onEach(t, func(t *testing.T, w *world) {
+		w.people("ann", "bob")
+		group := w.group("approvers", authz.Bot, "bob")
+		tm := w.template(func(t *access.Template) {
+			t.ApproverGroups, t.AutoApproveWhen, t.RevokeWhenOffCall = []string{group}, "oncall.pagerduty.active", 5
+		})
+		w.auto = func(context.Context, access.AutoQuestion) (access.AutoAnswer, error) {
+			return access.AutoAnswer{Approve: true}, nil
+		}
+		r := w.submit("ann", ask(tm))
+		w.at += 5 * minute
+		other := access.NewRequests(access.RequestsConfig{Record: w.db.Access(), Parser: scopes.NewParser(8), Subjects: w, Auto: w, Now: func() latchkey.Instant { return w.at }})
+		asked := 0
+		w.auto = func(context.Context, access.AutoQuestion) (access.AutoAnswer, error) {
+			if asked++; asked == 1 {
+				if _, err := other.Recheck(t.Context(), w.at); err != nil {
+					t.Error(err)
+				}
+			}
+			return access.AutoAnswer{Approve: true}, nil
+		}
+		if n, err := w.requests.Recheck(t.Context(), w.at); n != 1 || err != nil || asked != 1 {
+			t.Fatalf("of %d that were due, providers were asked %d times: %v", n, asked, err)
+		}
+
+		// Who read the time before the one that asks wrote its own is too late, too.
+		due := w.read(r).RecheckAt
+		for _, first := range []bool{true, false} {
+			if mine, err := w.db.Access().Postpone(t.Context(), w.customer.ID, r.ID, due, due+1); mine != first || err != nil {
+				t.Errorf("it is mine: %v, %v; want %v", mine, err, first)
+			}
+		}
+
+		w.at += 5*minute + 1
+		dying, dies := context.WithCancel(t.Context())
+		w.auto = func(context.Context, access.AutoQuestion) (access.AutoAnswer, error) {
+			dies()
+			return access.AutoAnswer{}, nil
+		}
+		if _, err := w.requests.Recheck(dying, w.at); err == nil || w.read(r).Status != access.Approved {
+			t.Fatalf("the server that ends: %v", err)
+		}
+		if n, err := other.Recheck(t.Context(), w.at); n != 0 || err != nil {
+			t.Errorf("asked at once by the other: %d, %v", n, err)
+		}
+		w.at += minute
+		if n, err := other.Recheck(t.Context(), w.at); n != 1 || err != nil || w.read(r).Status != access.Revoked {
+			t.Errorf("asked by the other: %d, %v: %s", n, err, w.read(r).Status)
+		}
+	})
 }
 
 // What providers do not say, say too late or say in no words is never a no, nor a

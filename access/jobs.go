@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"time"
 
 	"github.com/latchkey-dev/latchkey"
 	"github.com/latchkey-dev/latchkey/audit"
@@ -58,19 +59,31 @@ func (s *Requests) Escalate(ctx context.Context, now latchkey.Instant) (int, err
 	})
 }
 
+// recheckTurn is for how long a request is one process's to ask providers about
+// again: longer than that takes. Where the process ends meanwhile, another one asks.
+const recheckTurn = 30 * time.Second
+
 // Recheck asks providers again about what they approved, where the template wants
 // that, and revokes what they would not approve any more; it returns about how many
-// it asked. What they do not say revokes nothing.
+// requests were due. What they do not say revokes nothing. Of several processes one
+// asks about a request.
 func (s *Requests) Recheck(ctx context.Context, now latchkey.Instant) (int, error) {
 	if s.cfg.Auto == nil {
 		return 0, nil
 	}
 	return s.each(ctx, DueRecheck, now, func(d DueRequest) error {
 		r, err := s.cfg.Record.Request(ctx, d.Customer, d.ID)
-		if err != nil {
+		if err != nil || r.RecheckAt > now {
 			return err
 		}
-		again := now.Add(r.Snapshot.Template.RevokeWhenOffCall.Duration())
+		now := now // those before it may have taken a while
+		if s.cfg.Now != nil {
+			now = max(now, s.cfg.Now())
+		}
+		turn := now.Add(recheckTurn)
+		if mine, err := s.cfg.Record.Postpone(ctx, d.Customer, d.ID, r.RecheckAt, turn); !mine || err != nil {
+			return err
+		}
 		q := AutoQuestion{Customer: d.Customer, Template: r.Snapshot.Template, Request: r, Now: now}
 		if q.Requester, err = s.cfg.Record.Person(ctx, d.Customer, r.Requester.ID); err != nil {
 			return err
@@ -95,7 +108,8 @@ func (s *Requests) Recheck(ctx context.Context, now latchkey.Instant) (int, erro
 			s.troubled(ctx, "recheck", fmt.Errorf("request %s of %s: %w", d.ID, d.Customer, err))
 		}
 		if err != nil || answer.Approve {
-			return s.cfg.Record.Postpone(ctx, d.Customer, d.ID, again)
+			_, err := s.cfg.Record.Postpone(ctx, d.Customer, d.ID, turn, now.Add(r.Snapshot.Template.RevokeWhenOffCall.Duration()))
+			return err
 		}
 		seq, err := s.own(ctx, d, now, func(tx Tx, call *authz.Call, r *Request) (audit.Draft, error) {
 			next, err := s.step(ctx, tx, *r, Revoke{By: authz.Bot, Reason: "not on call any more"}, now)

@@ -45,9 +45,10 @@ type Record interface {
 	Lease(ctx context.Context, customer, id, holder string, now, until latchkey.Instant) (bool, error)
 	// Release ends a lease that the holder has, and keeps what came of the task.
 	Release(ctx context.Context, customer, id, holder, failure string) error
-	// Postpone notes when providers are asked about a request again. Outside of a
-	// change, as a lease is.
-	Postpone(ctx context.Context, customer, id string, until latchkey.Instant) error
+	// Postpone notes when providers are asked about a request again, unless another
+	// process has noted another time than the one that is known; it reports whether it
+	// did. Outside of a change, as a lease is.
+	Postpone(ctx context.Context, customer, id string, known, until latchkey.Instant) (bool, error)
 }
 
 // Tx is what a change may read and write, in the chain's customer.

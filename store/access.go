@@ -538,10 +538,10 @@ func (a Access) Release(ctx context.Context, customer, id, holder, failure strin
 }
 
 // Postpone implements access.Record.
-func (a Access) Postpone(ctx context.Context, customer, id string, until latchkey.Instant) error {
-	_, err := a.write(ctx, `UPDATE access_requests SET recheck_at = $3 WHERE id = $1 AND customer_id = $2 AND recheck_at < 9223372036854775807`,
-		id, customer, int64(until))
-	return err
+func (a Access) Postpone(ctx context.Context, customer, id string, known, until latchkey.Instant) (bool, error) {
+	n, err := a.write(ctx, `UPDATE access_requests SET recheck_at = $4 WHERE id = $1 AND customer_id = $2 AND recheck_at = $3 AND recheck_at < 9223372036854775807`,
+		id, customer, int64(known), int64(until))
+	return n > 0, err
 }
 
 // write writes outside of a change what is no fact about the customer.
