@@ -68,9 +68,9 @@ func TestBody_TellsThePayloadAlone(t *testing.T) {
 	}
 }
 
-// However attempts go and whenever they are made, a delivery ends: delivered, or
-// dead once an attempt has failed at or after its end, and never before one was made
-// there.
+// However attempts go and whenever they are made, a delivery ends: delivered, dropped
+// where there is nobody left to tell, or dead once an attempt has failed at or after
+// its end, and never before one was made there.
 func TestAfter_EveryDeliveryEnds(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		d := Delivery{Status: Pending, NextAt: start, EndsAt: start.Add(Patience)}
@@ -81,8 +81,11 @@ func TestAfter_EveryDeliveryEnds(t *testing.T) {
 			now := d.NextAt.Add(time.Duration(rapid.Int64Range(0, int64(2*time.Hour)).Draw(t, "late")))
 			d.Attempts++
 			o := Outcome{Result: "timeout", RetryAfter: time.Duration(rapid.Int64Range(0, int64(100*time.Hour)).Draw(t, "retry after"))}
-			if rapid.IntRange(0, 50).Draw(t, "ok") == 0 {
+			switch rapid.IntRange(0, 50).Draw(t, "ok") {
+			case 0:
 				o.Result = OK
+			case 1:
+				o.Moot = true
 			}
 			was := d
 			d = d.After(o, now, rapid.Float64Range(0, 0.999).Draw(t, "jitter"))
@@ -92,8 +95,13 @@ func TestAfter_EveryDeliveryEnds(t *testing.T) {
 					t.Fatal("delivered without success")
 				}
 				return
+			case Dropped:
+				if !o.Moot {
+					t.Fatal("dropped though there is somebody to tell")
+				}
+				return
 			case Dead:
-				if o.Result == OK || now < was.EndsAt {
+				if o.Result == OK || o.Moot || now < was.EndsAt {
 					t.Fatalf("dead too early: %+v", was)
 				}
 				return

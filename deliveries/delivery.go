@@ -18,11 +18,13 @@ const (
 // Status is how far a delivery is.
 type Status string
 
-// The statuses of deliveries. A dead one is not tried again by itself.
+// The statuses of deliveries. A dead one, which nobody took, is not tried again by
+// itself; of a dropped one there was nobody left to tell, which is no failure.
 const (
 	Pending   Status = "pending"
 	Delivered Status = "delivered"
 	Dead      Status = "dead"
+	Dropped   Status = "dropped"
 )
 
 // Delivery is one event on its way to a webhook, or to a person.
@@ -60,8 +62,9 @@ type Outcome struct {
 	ReplyHead   string
 	// RetryAfter is what the receiver asked for, 0 for nothing.
 	RetryAfter time.Duration
-	// Final says that another attempt would end no other way.
-	Final bool
+	// Final says that another attempt would end no other way, and Moot that there is
+	// nobody left to tell.
+	Final, Moot bool
 }
 
 // OK is the result of an attempt that succeeded.
@@ -87,6 +90,8 @@ func (d Delivery) After(o Outcome, now latchkey.Instant, jitter float64) Deliver
 	switch {
 	case o.Result == OK:
 		d.Status = Delivered
+	case o.Moot:
+		d.Status = Dropped
 	case o.Final || now >= d.EndsAt:
 		d.Status = Dead
 	default:

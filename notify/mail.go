@@ -112,7 +112,7 @@ func (s *Sender) mail(ctx context.Context, d *deliveries.Delivery) deliveries.Ou
 	case err != nil:
 		return s.unprepared(d, err)
 	case !due:
-		return deliveries.Outcome{Result: "no_longer_due", Final: true}
+		return deliveries.Outcome{Result: "no_longer_due", Moot: true}
 	case to.Email == "":
 		return deliveries.Outcome{Result: "no_address", Final: true}
 	}

@@ -24,6 +24,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus/testutil"
+
 	"github.com/latchkey-dev/latchkey"
 	"github.com/latchkey-dev/latchkey/deliveries"
 )
@@ -347,8 +349,13 @@ func TestMail_IsNotSentToWhoMayNoLongerRead(t *testing.T) {
 		w := newWorld(t, func(cfg *SenderConfig) { cfg.Mail = m })
 		w.submitted("")
 		w.send()
-		if d := w.mailed(); len(d) != 1 || d[0].Status != deliveries.Dead || len(s.got()) != 0 {
+		if d := w.mailed(); len(d) != 1 || d[0].Status != deliveries.Dropped || len(s.got()) != 0 {
 			t.Errorf("%s: %+v, %v", name, d, s.got())
+		}
+		// It is in order that nobody is told: nobody is woken for it.
+		dead, dropped := testutil.ToFloat64(w.sender.ended.WithLabelValues("email", "dead")), testutil.ToFloat64(w.sender.ended.WithLabelValues("email", "dropped"))
+		if dead != 0 || dropped != 1 || strings.Contains(w.log.String(), "WARN") {
+			t.Errorf("%s: %v dead, %v dropped: %s", name, dead, dropped, w.log)
 		}
 	}
 	s := startSMTP(t, &smtpServer{})

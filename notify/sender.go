@@ -83,13 +83,14 @@ func NewSender(cfg SenderConfig) *Sender {
 	s := &Sender{
 		cfg: cfg, client: cfg.Guard.Client(cfg.Timeout), customer: map[string]int{}, target: map[string]int{}, freed: make(chan struct{}, 1),
 		attempts: prometheus.NewCounterVec(prometheus.CounterOpts{Name: "latchkey_delivery_attempts_total", Help: "Attempts to deliver an event, by channel and result."}, []string{"channel", "result"}),
-		ended:    prometheus.NewCounterVec(prometheus.CounterOpts{Name: "latchkey_deliveries_total", Help: "Deliveries that ended, by channel and status: delivered or dead."}, []string{"channel", "status"}),
+		ended:    prometheus.NewCounterVec(prometheus.CounterOpts{Name: "latchkey_deliveries_total", Help: "Deliveries that ended, by channel and status: delivered, dead or dropped."}, []string{"channel", "status"}),
 		duration: prometheus.NewHistogram(prometheus.HistogramOpts{Name: "latchkey_delivery_attempt_seconds", Help: "Time that an attempt took.", Buckets: []float64{.01, .03, .1, .3, 1, 3, 10, 30}}),
 	}
 	for _, channel := range []deliveries.Channel{deliveries.ByWebhook, deliveries.ByEmail} { // there from the start, so that a first one is a rise
 		s.attempts.WithLabelValues(string(channel), deliveries.OK)
 		s.ended.WithLabelValues(string(channel), string(deliveries.Delivered))
 		s.ended.WithLabelValues(string(channel), string(deliveries.Dead))
+		s.ended.WithLabelValues(string(channel), string(deliveries.Dropped))
 	}
 	cfg.Registry.MustRegister(s.attempts, s.ended, s.duration, prometheus.NewGaugeFunc(prometheus.GaugeOpts{
 		Name: "latchkey_delivery_attempts_running", Help: "Attempts that are under way."}, func() float64 {
@@ -232,7 +233,7 @@ func (s *Sender) attempt(ctx context.Context, d *deliveries.Delivery) deliveries
 // unprepared is the outcome of an attempt that did not get as far as sending.
 func (s *Sender) unprepared(d *deliveries.Delivery, err error) deliveries.Outcome {
 	if latchkey.KindOf(err) == latchkey.NotFound {
-		return deliveries.Outcome{Result: "gone", Final: true} // the webhook, the customer, the person
+		return deliveries.Outcome{Result: "gone", Moot: true} // the webhook, the customer, the person
 	}
 	if errors.Is(err, deliveries.ErrSecretMissing) {
 		return deliveries.Outcome{Result: "secret_missing"}

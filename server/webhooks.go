@@ -115,7 +115,7 @@ func (s *Server) listDeliveries(r *request) error {
 	q := r.query("status", "limit", "cursor")
 	dq := deliveries.Query{
 		Target: r.param("id"),
-		Status: deliveries.Status(q.oneOf("status", "", string(deliveries.Pending), string(deliveries.Delivered), string(deliveries.Dead))),
+		Status: deliveries.Status(q.oneOf("status", "", string(deliveries.Pending), string(deliveries.Delivered), string(deliveries.Dead), string(deliveries.Dropped))),
 		Limit:  q.number("limit", 50, 1, 200),
 	}
 	if cursor, ok := q.values["cursor"]; ok {

@@ -402,6 +402,9 @@ func TestDeliveries_ByEmailAreListedAndMadeOnceMore(t *testing.T) {
 	if dead.get("deliveries.#").Int() != 5 || dead.get("deliveries.0.last_attempt.reply_status").Int() != 550 {
 		t.Errorf("dead: %s", dead.body)
 	}
+	if dropped := a.hooks("GET", "/email/deliveries?status=dropped", "").is(200); dropped.get("deliveries.#").Int() != 0 {
+		t.Errorf("dropped: %s", dropped.body)
+	}
 	if d := a.hooks("POST", replay, "").is(202); d.text("id") != ids[0] || d.text("status") != "pending" || !slices.Contains(approvers, d.text("recipient_id")) {
 		t.Errorf("once more: %s", d.body)
 	}

@@ -141,7 +141,7 @@ func (cmd *WebhooksRotateCmd) Run(ctx context.Context, g *Globals, std streams) 
 type WebhooksDeliveriesCmd struct {
 	Remote `embed:""`
 	ID     string `arg:"" help:"The webhook's id, or email."`
-	Status string `help:"Only these: pending, delivered or dead." enum:",pending,delivered,dead" default:""`
+	Status string `help:"Only these: pending, delivered, dead or dropped." enum:",pending,delivered,dead,dropped" default:""`
 	Limit  int    `help:"Deliveries a page, 1 to 200." default:"50"`
 	Cursor string `help:"The next_cursor of the page before."`
 }
