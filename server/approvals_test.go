@@ -606,3 +606,35 @@ func TestApprovals_WaitsAreCapped(t *testing.T) {
 	k.verdict(k.dale, request, "approve", "").is(200)
 	wg.Wait()
 }
+
+// The attack: one person waits with so many clients that nobody else of the customer
+// can wait any more.
+func TestApprovals_NobodyWaitsForAllPlaces(t *testing.T) {
+	t.Parallel()
+	k := startKit(t)
+	request := k.ask("").outcome("waiting")
+	path := "/v1/access-requests/" + request
+	const most = 32
+	var wg sync.WaitGroup
+	wait := func(who human) {
+		wg.Go(func() {
+			if r, err := k.try("GET", path+"?wait=60", who.token, ""); err != nil {
+				t.Error(err)
+			} else if got := r.is(200).text("status"); got != "approved" {
+				t.Errorf("%s was woken by %s", who.username, got)
+			}
+		})
+	}
+	for range most {
+		wait(k.laura)
+	}
+	k.gauge("latchkey_access_request_waiting", most)
+	k.do("GET", path+"?wait=60", k.laura.token, "").refused(429, "too_many_waiting")
+	k.do("GET", path, k.laura.token, "").is(200)
+	k.do("POST", "/v1/approvals", k.laura.token, approvalBody(petitioner(k.laura), `,"wait":60`, "acme")).outcome("waiting") // at once
+	wait(k.dale)
+	k.gauge("latchkey_access_request_waiting", most+1)
+	k.verdict(k.dale, request, "approve", "").is(200)
+	wg.Wait()
+	k.gauge("latchkey_access_request_waiting", 0)
+}

@@ -8,7 +8,7 @@ import (
 )
 
 // waiters bounds how many clients wait at a time: in the process, and of one
-// customer. Each holds a connection.
+// customer, or of whoever else they are counted by. Each holds a connection.
 type waiters struct {
 	most, mostOfCustomer int
 
