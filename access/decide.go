@@ -113,6 +113,9 @@ func (s *Requests) approve(ctx context.Context, call authz.Call, id string, v Ve
 		if err := s.still(ctx, tx, &r, &present); err != nil {
 			return audit.Draft{}, err
 		}
+		if r.Approvals, err = s.standing(ctx, tx, &r, &present); err != nil {
+			return audit.Draft{}, err
+		}
 		before := r
 		d, err := s.vote(ctx, tx, &call, &r, Approve{
 			By: PartyOf(call.Person), Method: ManualDecision, Comment: v.Comment, Window: v.Window, Grant: uuid.NewString(),
@@ -325,6 +328,32 @@ func (r *Request) withheld(c *authz.Caller, present *Template, groups []string) 
 	id := c.Person.ID
 	return id != r.Requester.ID && id != r.DecidedBy && !slices.ContainsFunc(r.Approvals, func(v Vote) bool { return v.By.ID == id }) &&
 		!r.decides(present, groups, c.IsAdmin())
+}
+
+// standing are the votes of those who might still give them: of several people who are
+// wanted none is one whose account was closed, or who decides here no more. The others
+// remain in the trail.
+func (s *Requests) standing(ctx context.Context, tx Tx, r *Request, present *Template) (list []Vote, err error) {
+	for _, v := range r.Approvals {
+		if v.By.ID != authz.Bot {
+			person, err := tx.Person(ctx, v.By.ID)
+			if latchkey.KindOf(err) == latchkey.NotFound { // an internal admin, who is of another customer
+				person, err = authz.Person{Type: authz.InternalAdminPerson, Active: true}, nil
+			}
+			if err != nil {
+				return nil, err
+			}
+			groups, err := tx.GroupsOf(ctx, v.By.ID)
+			if err != nil {
+				return nil, err
+			}
+			if !person.Active || !r.decides(present, groups, person.IsAdmin()) {
+				continue
+			}
+		}
+		list = append(list, v)
+	}
+	return list, nil
 }
 
 // still refuses an approval of what could not be asked for now any more.

@@ -368,6 +368,45 @@ func TestApprove_Refuses(t *testing.T) {
 	}
 }
 
+// The attack: of two people who are wanted one is a thief with somebody's token. The
+// token's owner is deactivated, and the thief's vote is still one of two.
+func TestApprove_ByTwoWhoBothStillMay(t *testing.T) {
+	for name, leaves := range map[string]func(w *world, tm access.Template){
+		"deactivated":      func(w *world, _ access.Template) { w.deactivate("bob") },
+		"out of the group": func(w *world, _ access.Template) { w.group("approvers", "ben", "cid") },
+		"another group decides": func(w *world, tm access.Template) {
+			tm.ApproverGroups = []string{w.group("others", "ben", "cid")}
+			w.update(tm)
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			w := newWorld(t)
+			tm := w.ledger(func(t *access.Template) { t.ApprovalsRequired = 2 })
+			w.group("approvers", "bob", "ben", "cid")
+			r := w.submit("ann", ask(tm))
+			w.approve("bob", r)
+			leaves(w, tm)
+			if r := w.approve("ben", r); r.Status != access.Pending || len(r.Approvals) != 1 || len(w.grants("ann")) != 0 {
+				t.Errorf("after a vote that stands and one that does not: %+v", r)
+			}
+			if name == "another group decides" {
+				w.group("others", "bob", "ben", "cid")
+				w.approve("bob", r) // who may again
+			} else {
+				w.approve("cid", r)
+			}
+			r = w.read(r)
+			if r.Status != access.Approved || len(r.Approvals) != 2 || r.Approvals[0].By.ID != id("ben") {
+				t.Errorf("after two votes that stand: %+v", r)
+			}
+			votes := slices.DeleteFunc(w.events(r), func(e map[string]any) bool { return e["action"] != "access_request.vote" })
+			if len(votes) != 2 || votes[0]["approved_by"] != id("bob") {
+				t.Errorf("the trail has %v", votes)
+			}
+		})
+	}
+}
+
 func (w *world) update(t access.Template) access.Template {
 	w.Helper()
 	t, _, err := w.templates.Update(w.Context(), w.as("root"), t.ID, t)
