@@ -204,6 +204,12 @@ func TestAuto_StaysForPeople(t *testing.T) {
 	if r = w.approve("bob", r); r.Status != access.Approved || r.DecidedBy != id("bob") || r.ExpiresAt != w.at+60*minute {
 		t.Errorf("both: %+v", r)
 	}
+	// It is switched off by taking it out of the group, its earlier votes too.
+	r = w.submit("ann", ask(tm))
+	w.group("approvers", "bob", "ben")
+	if r = w.approve("bob", r); r.Status != access.Pending || len(r.Approvals) != 1 || r.Approvals[0].By.ID != id("bob") {
+		t.Errorf("one and a bot that is switched off: %+v", r)
+	}
 }
 
 // Answers about a template that was changed meanwhile are about another one.

@@ -330,28 +330,27 @@ func (r *Request) withheld(c *authz.Caller, present *Template, groups []string) 
 		!r.decides(present, groups, c.IsAdmin())
 }
 
-// standing are the votes of those who might still give them: of several people who are
-// wanted none is one whose account was closed, or who decides here no more. The others
-// remain in the trail.
+// standing are the votes of those who might still give them: of several who are wanted
+// none is one whose account was closed, or who decides here no more, authz.Bot neither.
+// The others remain in the trail.
 func (s *Requests) standing(ctx context.Context, tx Tx, r *Request, present *Template) (list []Vote, err error) {
 	for _, v := range r.Approvals {
+		person := authz.Person{Active: true} // authz.Bot, which is nobody
 		if v.By.ID != authz.Bot {
-			person, err := tx.Person(ctx, v.By.ID)
-			if latchkey.KindOf(err) == latchkey.NotFound { // an internal admin, who is of another customer
+			if person, err = tx.Person(ctx, v.By.ID); latchkey.KindOf(err) == latchkey.NotFound { // an internal admin, who is of another customer
 				person, err = authz.Person{Type: authz.InternalAdminPerson, Active: true}, nil
 			}
 			if err != nil {
 				return nil, err
 			}
-			groups, err := tx.GroupsOf(ctx, v.By.ID)
-			if err != nil {
-				return nil, err
-			}
-			if !person.Active || !r.decides(present, groups, person.IsAdmin()) {
-				continue
-			}
 		}
-		list = append(list, v)
+		groups, err := tx.GroupsOf(ctx, v.By.ID)
+		if err != nil {
+			return nil, err
+		}
+		if person.Active && r.decides(present, groups, person.IsAdmin()) {
+			list = append(list, v)
+		}
 	}
 	return list, nil
 }
