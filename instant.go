@@ -2,6 +2,7 @@ package latchkey
 
 import (
 	"math"
+	"strings"
 	"time"
 )
 
@@ -71,11 +72,21 @@ func (i *Instant) UnmarshalJSON(b []byte) error {
 // it to microseconds.
 func ParseInstant(text string) (Instant, bool) {
 	t, err := time.Parse(time.RFC3339Nano, text)
-	if err != nil {
+	if err != nil || !strict(text) {
 		return 0, false
 	}
 	if y := t.UTC().Year(); y < 1970 || y > 9999 {
 		return 0, false
 	}
 	return InstantOf(t), true
+}
+
+// strict refuses what time.Parse takes beside RFC 3339: an hour of one digit, a comma,
+// an offset of 24 hours or 60 minutes. Others read it as another time, or as none.
+func strict(text string) bool {
+	if text[len("2006-01-02T15")] != ':' || strings.Contains(text, ",") {
+		return false
+	}
+	offset := text[len(text)-len("07:00"):]
+	return strings.HasSuffix(text, "Z") || offset[:2] <= "23" && offset[3:] <= "59"
 }
