@@ -119,7 +119,7 @@ func inward(t *testing.T) (target *httptest.Server, hits *atomic.Int64) {
 
 func get(t *testing.T, g *Guard, address string) (*http.Response, error) {
 	t.Helper()
-	client := g.Client(10 * time.Second)
+	client := g.Client(time.Minute)
 	t.Cleanup(client.CloseIdleConnections)
 	resp, err := client.Get(address) //nolint:noctx // the client has a timeout
 	if err == nil {

@@ -385,7 +385,7 @@ func TestProviders_ReachNothingInsideThatTheOperatorHasNotAllowed(t *testing.T) 
 	url, _ := standIn(t, dutyRoster())
 	guard := notify.NewGuard(notify.GuardConfig{})
 	for _, url := range []string{url, "http://169.254.169.254", "http://localhost:1"} {
-		p, err := notify.NewIncidentIO(notify.IncidentIOConfig{URL: url, Key: "k", Client: guard.Client(time.Second)})
+		p, err := notify.NewIncidentIO(notify.IncidentIOConfig{URL: url, Key: "k", Client: guard.Client(time.Minute)})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -406,7 +406,7 @@ func TestProviders_ReachNothingInsideThatTheOperatorHasNotAllowed(t *testing.T) 
 		http.Redirect(w, r, "/metadata", http.StatusTemporaryRedirect)
 	}))
 	for base, want := range map[string]bool{url: true, redirecting: false} {
-		p, err := notify.NewIncidentIO(notify.IncidentIOConfig{URL: base, Key: "k", Client: guard.Client(time.Second)})
+		p, err := notify.NewIncidentIO(notify.IncidentIOConfig{URL: base, Key: "k", Client: guard.Client(time.Minute)})
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -425,8 +425,8 @@ func TestSender_KeepsLittleOfAReplyAndNoSecrets(t *testing.T) {
 	}
 }
 
-func TestSender_FailuresHaveANameAndNothingElse(t *testing.T) {
-	w := newWorld(t, func(c *SenderConfig) { c.Timeout = 2 * time.Second })
+func TestSender_AReceiverThatDoesNotAnswerIsGivenUp(t *testing.T) {
+	w := newWorld(t, func(c *SenderConfig) { c.Timeout = 500 * time.Millisecond })
 	ended := make(chan struct{})
 	slow := httptest.NewServer(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
 		select {
@@ -436,6 +436,19 @@ func TestSender_FailuresHaveANameAndNothingElse(t *testing.T) {
 	}))
 	t.Cleanup(slow.Close)
 	t.Cleanup(func() { close(ended) })
+	hook := w.webhook(slow.URL+"/secret-path", "").ID
+	w.happened(deliveries.Approved, "")
+	w.send()
+	if d := w.deliveries(hook)[0]; d.Outcome.Result != "timeout" || d.Status != deliveries.Pending {
+		t.Errorf("%+v", d)
+	}
+	if strings.Contains(w.log.String(), "secret-path") {
+		t.Error("the log tells a URL")
+	}
+}
+
+func TestSender_FailuresHaveANameAndNothingElse(t *testing.T) {
+	w := newWorld(t, func(c *SenderConfig) { c.Timeout = time.Minute })
 	huge := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
 		w.Header().Set("X-Filler", strings.Repeat("x", 2*maxResponseHead))
 	}))
@@ -452,7 +465,7 @@ func TestSender_FailuresHaveANameAndNothingElse(t *testing.T) {
 		t.Fatal(err)
 	}
 	hooks := map[string]string{}
-	for want, url := range map[string]string{"timeout": slow.URL, "connection_failed": nobody, "tls_failed": secure.URL} {
+	for want, url := range map[string]string{"connection_failed": nobody, "tls_failed": secure.URL} {
 		hooks[w.webhook(url+"/secret-path", "").ID] = want
 	}
 	hugeHook := w.webhook(huge.URL, "").ID

@@ -260,7 +260,7 @@ func TestStories_OnPostgreSQLAndRedisWithASidecar(t *testing.T) {
 		if denial.err != nil || !denial.reply.Get("decision").Exists() {
 			t.Fatalf("%s %v", denial.reply.Raw, denial.err)
 		}
-		if late := denial.at.Sub(s.get(s.boss, "/v1/access-requests/"+short).Get("expires_at").Time()); late < 0 || late > 5*time.Second {
+		if late := denial.at.Sub(s.get(s.boss, "/v1/access-requests/"+short).Get("expires_at").Time()); late < 0 || late > 15*time.Second {
 			t.Errorf("denied %v after the end", late)
 		}
 		if got := s.call(portal, "/v1/approvals", 200, petition("globex")); got.Get("status").String() != "waiting" || got.Get("request_id").String() == short {
@@ -337,7 +337,7 @@ func TestStories_ASidecarLearnsOfApprovals(t *testing.T) {
 		s.call(s.boss, request+"/approve", 200, map[string]any{})
 		begun := time.Now()
 		for !s.allowed("jane", "read", "server", "web-1") {
-			if time.Since(begun) > 30*time.Second {
+			if time.Since(begun) > time.Minute {
 				t.Fatal("the sidecar is not told of the approval")
 			}
 		}
