@@ -223,8 +223,8 @@ func (s *Approvals) petitioner(ctx context.Context, call *authz.Call, p Petition
 		return *own, nil
 	}
 	var byID, byEmail authz.Person
-	if id, ok := canonicalID(p.ID); ok {
-		if byID, err = s.cfg.Record.Person(ctx, call.Customer.ID, id); err != nil && latchkey.KindOf(err) != latchkey.NotFound {
+	if authz.IsID(p.ID) {
+		if byID, err = s.cfg.Record.Person(ctx, call.Customer.ID, p.ID); err != nil && latchkey.KindOf(err) != latchkey.NotFound {
 			return person, err
 		}
 	}

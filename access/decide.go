@@ -271,6 +271,13 @@ func (r *Request) decides(present *Template, groups []string, admin bool) bool {
 	return r.Snapshot.Template.decides(groups, admin, escalated) && present.decides(groups, admin, escalated)
 }
 
+// might reports whether somebody decides by one of the two: as a reader, and to end
+// what was approved, that is enough.
+func (r *Request) might(present *Template, groups []string, admin bool) bool {
+	escalated := r.EscalatedAt != latchkey.Never
+	return r.Snapshot.Template.decides(groups, admin, escalated) || r.Template != "" && present.decides(groups, admin, escalated)
+}
+
 // held reports whether somebody else runs the task that must succeed first.
 func (r *Request) held(holder string, now latchkey.Instant) bool {
 	return r.Lease != "" && r.Lease != holder && now < r.LeaseUntil
@@ -279,7 +286,7 @@ func (r *Request) held(holder string, now latchkey.Instant) bool {
 // found is a request that concerns the caller, with its template as it is now, the
 // zero one where it was deleted, and the caller's groups.
 func (s *Requests) found(ctx context.Context, tx Tx, call *authz.Call, id string) (r Request, present Template, groups []string, err error) {
-	if !isID(id) {
+	if !authz.IsID(id) {
 		return r, present, nil, errRequestNotFound
 	}
 	if r, err = tx.Request(ctx, id); err != nil {
@@ -309,10 +316,10 @@ func (r *Request) concerns(c *authz.Caller, present *Template, groups []string) 
 	case c.Manages():
 		return true
 	case c.IsPerson():
-		id, escalated := c.Person.ID, r.EscalatedAt != latchkey.Never
+		id := c.Person.ID
 		return id == r.Requester.ID || id == r.Beneficiary.ID || id == r.DecidedBy ||
 			slices.ContainsFunc(r.Approvals, func(v Vote) bool { return v.By.ID == id }) ||
-			r.Snapshot.Template.decides(groups, c.IsAdmin(), escalated) || r.Template != "" && present.decides(groups, c.IsAdmin(), escalated)
+			r.might(present, groups, c.IsAdmin())
 	case c.Key != nil:
 		return r.SubmittedBy.Type == authz.SubjectAccessKey && r.SubmittedBy.ID == c.Key.ID.String()
 	}
@@ -387,7 +394,7 @@ func (s *Requests) still(ctx context.Context, tx Tx, r *Request, present *Templa
 		if err != nil {
 			return err
 		}
-		if !found || !r.Snapshot.Template.Selects(resource) {
+		if !found || !r.Snapshot.Template.selects(resource) {
 			return latchkey.Errorf(latchkey.Conflict, "resource_gone", "a resource that was asked for is not there any more, or not one that the template is for")
 		}
 	}
@@ -409,11 +416,8 @@ func (s *Requests) Revoke(ctx context.Context, call authz.Call, id, reason strin
 		c := &call.Caller
 		own := c.IsPerson() && (c.Person.ID == r.Requester.ID || c.Person.ID == r.Beneficiary.ID)
 		pending := r.StatusAt(call.Now) == Pending
-		escalated := r.EscalatedAt != latchkey.Never
-		decides := c.IsPerson() && (r.Snapshot.Template.decides(groups, c.IsAdmin(), escalated) ||
-			r.Template != "" && present.decides(groups, c.IsAdmin(), escalated))
 		switch {
-		case !own && !c.Manages() && (pending || !decides):
+		case !own && !c.Manages() && (pending || !c.IsPerson() || !r.might(&present, groups, c.IsAdmin())):
 			return r, Revoke{}, latchkey.Errorf(latchkey.Forbidden, "requester_required", "only who asked, or a manager, may do this")
 		case pending && r.held("", call.Now):
 			return r, Revoke{}, errInProgress()
@@ -492,12 +496,6 @@ func revoked(call *authz.Call, r *Request) audit.Draft {
 func (s *Requests) RevokeGrant(ctx context.Context, call authz.Call, g authz.GrantRecord) error {
 	_, err := s.Revoke(ctx, call, g.Request, "")
 	return err
-}
-
-// isID takes the canonical form of a UUID alone, so that an id has one spelling.
-func isID(id string) bool {
-	_, ok := authz.ParseKeyID(id)
-	return ok
 }
 
 // textAllowed refuses a text that is too long, or holds what nobody may read: a

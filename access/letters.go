@@ -3,7 +3,6 @@ package access
 import (
 	"context"
 
-	"github.com/latchkey-dev/latchkey"
 	"github.com/latchkey-dev/latchkey/authz"
 )
 
@@ -19,7 +18,7 @@ type Reader struct {
 // and Get: NotFound where either is gone, the person is not active, or the request
 // does not concern them any more.
 func (s *Requests) Reader(ctx context.Context, customer, person, id string) (Reader, error) {
-	if !isID(id) || !isID(person) {
+	if !authz.IsID(id) || !authz.IsID(person) {
 		return Reader{}, errRequestNotFound
 	}
 	r, err := s.cfg.Record.Request(ctx, customer, id)
@@ -48,6 +47,3 @@ func (s *Requests) Reader(ctx context.Context, customer, person, id string) (Rea
 	}
 	return Reader{Person: p, Request: r, Decides: decides}, nil
 }
-
-// IsPending reports whether the request waits for a decision at now.
-func (r *Request) IsPending(now latchkey.Instant) bool { return r.StatusAt(now) == Pending }

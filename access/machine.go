@@ -53,8 +53,9 @@ type Event interface {
 }
 
 // Step is the state machine: what becomes of a request by an event. It is the one
-// place where the status of a request changes. An error is a Conflict, and leaves
-// the request as it is; Step never changes what it is given.
+// place where the status of a request changes. An error is a Conflict, or Invalid for
+// a window that the template does not allow, and leaves the request as it is; Step
+// never changes what it is given.
 func Step(r Request, e Event, now latchkey.Instant) (Request, error) {
 	next := r
 	next.Approvals, next.Notified = slices.Clone(r.Approvals), slices.Clone(r.Notified)

@@ -39,7 +39,7 @@ func errNoTemplate() error {
 
 func selectsAll(t *Template, resources []authz.ResourceRecord) bool {
 	for _, r := range resources {
-		if !t.Selects(r) {
+		if !t.selects(r) {
 			return false
 		}
 	}

@@ -377,8 +377,8 @@ func (r reader) answers(member string) map[string]AnswerValue {
 	}
 	all := map[string]AnswerValue{}
 	for name, v := range given.Members() {
-		id, ok := canonicalID(name)
-		if !ok {
+		id := strings.Clone(name)
+		if !authz.IsID(id) {
 			*r.faults = append(*r.faults, latchkey.Fault{Pointer: strictjson.Pointer(r.at+"/"+member, name), Code: "unknown_field", Detail: "answers are named by the ids of the template's fields"})
 			continue
 		}

@@ -18,7 +18,7 @@ const discussed = 7 * 24 * time.Hour
 
 // Get returns a request that concerns the caller; to anybody else there is none.
 func (s *Requests) Get(ctx context.Context, call authz.Call, id string) (Request, error) {
-	if !isID(id) {
+	if !authz.IsID(id) {
 		return Request{}, errRequestNotFound
 	}
 	r, err := s.cfg.Record.Request(ctx, call.Customer.ID, id)

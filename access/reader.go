@@ -10,8 +10,6 @@ import (
 	"unicode"
 	"unicode/utf8"
 
-	"github.com/google/uuid"
-
 	"github.com/latchkey-dev/latchkey"
 	"github.com/latchkey-dev/latchkey/authz"
 	"github.com/latchkey-dev/latchkey/internal/strictjson"
@@ -204,19 +202,11 @@ func (r reader) id(member string) string {
 	if !r.is(member, strictjson.String) {
 		return ""
 	}
-	id, ok := canonicalID(r.members[member].Text())
-	if !ok {
+	id := strings.Clone(r.members[member].Text())
+	if !authz.IsID(id) {
 		r.fault(member, "invalid_id", "want an id: a UUID in lower case")
 	}
 	return id
-}
-
-func canonicalID(text string) (string, bool) {
-	id, err := uuid.Parse(text)
-	if err != nil || id.String() != text {
-		return "", false
-	}
-	return id.String(), true
 }
 
 // elements calls each for the elements of an array of at most most.
@@ -238,11 +228,11 @@ func (r reader) elements(member string, most int, each func(element reader, inde
 // ids reads distinct UUIDs in their order.
 func (r reader) ids(member string, most int) (list []string) {
 	r.elements(member, most, func(in reader, index string, v strictjson.Value) {
-		id, ok := canonicalID(v.Text())
+		id := strings.Clone(v.Text())
 		switch {
 		case v.Kind() != strictjson.String:
 			in.fault(index, "wrong_type", "want a string, got "+v.Kind().String())
-		case !ok:
+		case !authz.IsID(id):
 			in.fault(index, "invalid_id", "want an id: a UUID in lower case")
 		case slices.Contains(list, id):
 			in.fault(index, "duplicate", "stands twice")

@@ -258,6 +258,3 @@ func (r *Request) Decision(now latchkey.Instant) string {
 
 // Cancelled reports whether it was revoked before anybody decided.
 func (r *Request) Cancelled() bool { return r.Status == Revoked && r.DecidedBy == "" }
-
-// GroupName is what the temporary group is called in which its grant is shown.
-func (r *Request) GroupName() string { return "__access_req_" + r.ID }

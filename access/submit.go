@@ -195,7 +195,7 @@ func (s *Requests) plan(ctx context.Context, tx Tx, sub *submitting) (p plan, er
 		return p, err
 	}
 	r.PendingUntil = r.pendingUntil()
-	if t.Escalates() {
+	if t.escalates() {
 		r.EscalatesAt = call.Now.Add(t.EscalationAfter.Duration())
 	}
 	if err := s.onlyOne(ctx, tx, call, &r); err != nil {
@@ -336,7 +336,7 @@ func (s *Requests) wanted(ctx context.Context, tx Tx, t *Template, refs []authz.
 			return nil, err
 		case !found && !person:
 			return nil, latchkey.Errorf(latchkey.NotFound, "resource_not_found", "%s: there is no such resource", at)
-		case !found, !t.Selects(resource):
+		case !found, !t.selects(resource):
 			return nil, fault(at, "resource_not_allowed", "the template is for other resources")
 		}
 		list = append(list, resource)
@@ -487,7 +487,7 @@ func roomFor(ctx context.Context, tx Tx, r *Request, now latchkey.Instant) error
 // eligible refuses a request on which fewer people than are wanted could decide,
 // now or once it has escalated.
 func eligible(ctx context.Context, tx Tx, t *Template, r *Request, pool []candidate, vote *Approve) error {
-	if t.Escalates() {
+	if t.escalates() {
 		further, err := approvers(ctx, tx, []string{t.EscalationGroup})
 		if err != nil {
 			return err
@@ -543,7 +543,7 @@ func (s *Requests) autoVote(ctx context.Context, tx Tx, sub *submitting, t *Temp
 	switch {
 	case t.AutoApprove:
 		vote.By, vote.Final, vote.Comment = Party{ID: System, Name: System}, true, "the template approves by itself"
-	case t.Conditional() && s.cfg.Auto != nil:
+	case t.conditional() && s.cfg.Auto != nil:
 		member, err := botDecides(ctx, tx, t)
 		if err != nil || !member {
 			return nil, err

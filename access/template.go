@@ -169,18 +169,21 @@ type CustomField struct {
 	Options     []string  `json:"options"`
 }
 
-// Conditional reports whether providers say if a request is approved.
-func (t *Template) Conditional() bool {
-	return !t.AutoApprove && (t.AutoApproveWhen != "" || len(t.AutoApproveSources) > 0)
+// asksProviders reports whether it has what providers are asked by.
+func (t *Template) asksProviders() bool {
+	return t.AutoApproveWhen != "" || len(t.AutoApproveSources) > 0
 }
 
-// Selects reports whether the resource may be asked for.
-func (t *Template) Selects(r authz.ResourceRecord) bool {
+// conditional reports whether providers say if a request is approved.
+func (t *Template) conditional() bool { return !t.AutoApprove && t.asksProviders() }
+
+// selects reports whether the resource may be asked for.
+func (t *Template) selects(r authz.ResourceRecord) bool {
 	return t.Selector != nil && t.Selector.Matches(r)
 }
 
-// Escalates reports whether a request that nobody decides goes to further people.
-func (t *Template) Escalates() bool { return t.EscalationAfter > 0 && t.EscalationGroup != "" }
+// escalates reports whether a request that nobody decides goes to further people.
+func (t *Template) escalates() bool { return t.EscalationAfter > 0 && t.EscalationGroup != "" }
 
 // allows reports whether a member of the groups may ask.
 func (t *Template) allows(groups []string) bool {

@@ -91,7 +91,7 @@ func (s *Templates) Update(ctx context.Context, call authz.Call, id string, t Te
 	if err := s.May(&call.Caller); err != nil {
 		return Template{}, nil, err
 	}
-	if !isID(id) {
+	if !authz.IsID(id) {
 		return Template{}, nil, errTemplateNotFound
 	}
 	t.ID, t.Customer, t.UpdatedAt = id, call.Customer.ID, call.Now
@@ -120,7 +120,7 @@ func (s *Templates) Get(ctx context.Context, call authz.Call, id string) (Templa
 	if err := s.MayRead(&call.Caller); err != nil {
 		return Template{}, err
 	}
-	if !isID(id) {
+	if !authz.IsID(id) {
 		return Template{}, errTemplateNotFound
 	}
 	return s.cfg.Record.Template(ctx, call.Customer.ID, id)
@@ -141,7 +141,7 @@ func (s *Templates) Delete(ctx context.Context, call authz.Call, id string) erro
 	if err := s.May(&call.Caller); err != nil {
 		return err
 	}
-	if !isID(id) {
+	if !authz.IsID(id) {
 		return errTemplateNotFound
 	}
 	return s.cfg.Record.Change(ctx, call.Change(nil), func(tx Tx) (audit.Draft, error) {
@@ -211,9 +211,11 @@ func (s *Templates) settle(ctx context.Context, tx Tx, t, was *Template) (warnin
 	fields, err := named(t.CustomFields, before)
 	note(err)
 	note(t.consistent())
-	if !t.selfConditional() && s.cfg.Auto == nil {
+	switch {
+	case !t.asksProviders():
+	case s.cfg.Auto == nil:
 		note(fault("/auto_approve_when", "no_providers", "no on-call provider is configured here"))
-	} else if !t.selfConditional() {
+	default:
 		note(s.cfg.Auto.Check(t.AutoApproveSources, t.AutoApproveWhen))
 	}
 	if err := s.refers(ctx, tx, t, note); err != nil {
@@ -232,7 +234,7 @@ func (s *Templates) settle(ctx context.Context, tx Tx, t, was *Template) (warnin
 	if t.TriggerFailureMode == Block && t.TriggerTask != "" {
 		warnings = append(warnings, "trigger_task_failure_mode block holds up approvals alone; on other events it acts as ignore")
 	}
-	if t.Conditional() {
+	if t.conditional() {
 		member, err := botDecides(ctx, tx, t)
 		if err != nil {
 			return nil, err
@@ -241,15 +243,10 @@ func (s *Templates) settle(ctx context.Context, tx Tx, t, was *Template) (warnin
 			warnings = append(warnings, "auto_approve_when and auto_approve_sources do nothing until bot is a member of an approver group")
 		}
 	}
-	if t.AutoApprove && (t.AutoApproveWhen != "" || len(t.AutoApproveSources) > 0) {
+	if t.AutoApprove && t.asksProviders() {
 		warnings = append(warnings, "auto_approve approves every valid request; auto_approve_when and auto_approve_sources are not asked")
 	}
 	return warnings, nil
-}
-
-// selfConditional reports whether nobody need be asked what its conditions mean.
-func (t *Template) selfConditional() bool {
-	return t.AutoApproveWhen == "" && len(t.AutoApproveSources) == 0
 }
 
 // consistent refuses a template that contradicts itself.

@@ -306,7 +306,7 @@ func (g *Granter) Get(ctx context.Context, call Call, id string) (GrantRecord, e
 	if err := g.MayRead(&call.Caller); err != nil {
 		return GrantRecord{}, err
 	}
-	if !isGrantID(id) {
+	if !IsID(id) {
 		return GrantRecord{}, errGrantNotFound
 	}
 	found, err := g.cfg.Record.Grant(ctx, call.Customer.ID, id)
@@ -363,7 +363,7 @@ func (g *Granter) Revoke(ctx context.Context, call Call, id string) (revoked Gra
 	if err := g.May(&call.Caller); err != nil {
 		return revoked, err
 	}
-	if !isGrantID(id) {
+	if !IsID(id) {
 		return revoked, errGrantNotFound
 	}
 	if revoked, err = g.cfg.Record.Grant(ctx, call.Customer.ID, id); err != nil {
@@ -431,12 +431,6 @@ func (g *Granter) apply(ctx context.Context, c *Customer, subject EntityRef, gra
 	if key := g.cfg.Table.Key(id); key != nil { // else it is read with its grants
 		key.SetGrants(grants)
 	}
-}
-
-// isGrantID takes the canonical form alone, so that an id has one spelling.
-func isGrantID(id string) bool {
-	_, ok := ParseKeyID(id)
-	return ok
 }
 
 func (g *GrantRecord) resource() audit.Resource {

@@ -20,6 +20,13 @@ func (id KeyID) String() string { return uuid.UUID(id).String() }
 // id that they stand before.
 const dashes = 1<<4 | 1<<6 | 1<<8 | 1<<10
 
+// IsID reports whether text is the canonical, lower-case form of a UUID: that of the
+// ids of all records.
+func IsID(text string) bool {
+	_, ok := ParseKeyID(text)
+	return ok
+}
+
 // ParseKeyID takes the canonical, lower-case form only, so that an id has one
 // spelling.
 func ParseKeyID(text string) (id KeyID, ok bool) {

@@ -66,13 +66,13 @@ func told(e *audit.Event, event string, changes strictjson.Value) (persons []str
 	case Submitted, Escalated:
 		seen := map[string]bool{authz.Bot: true}
 		for _, a := range changes.Get("notified_approvers").Elements() {
-			if id := a.Get("id").Text(); isID(id) && !seen[id] {
+			if id := a.Get("id").Text(); authz.IsID(id) && !seen[id] {
 				seen[id] = true
 				persons = append(persons, strings.Clone(id))
 			}
 		}
 	case Approved, Denied, Revoked, Expired:
-		if id := changes.Get("requester_id").Text(); isID(id) && (e.Actor.Type != authz.SubjectUser || e.Actor.ID != id) {
+		if id := changes.Get("requester_id").Text(); authz.IsID(id) && (e.Actor.Type != authz.SubjectUser || e.Actor.ID != id) {
 			persons = append(persons, strings.Clone(id))
 		}
 	}

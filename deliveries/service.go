@@ -159,7 +159,7 @@ func (s *Webhooks) Get(ctx context.Context, call authz.Call, id string) (Shown, 
 	if err := s.May(&call.Caller); err != nil {
 		return Shown{}, err
 	}
-	if !isID(id) {
+	if !authz.IsID(id) {
 		return Shown{}, errNotFound
 	}
 	w, err := s.cfg.Record.Webhook(ctx, call.Customer.ID, id)
@@ -210,7 +210,7 @@ func (s *Webhooks) Update(ctx context.Context, call authz.Call, id string, in Se
 	if err := s.May(&call.Caller); err != nil {
 		return w, err
 	}
-	if !isID(id) {
+	if !authz.IsID(id) {
 		return w, errNotFound
 	}
 	err = s.cfg.Record.Change(ctx, call.Change(func() any { return w }), func(tx Tx) (audit.Draft, error) {
@@ -267,7 +267,7 @@ func (s *Webhooks) Delete(ctx context.Context, call authz.Call, id string) error
 	if err := s.May(&call.Caller); err != nil {
 		return err
 	}
-	if !isID(id) {
+	if !authz.IsID(id) {
 		return errNotFound
 	}
 	return s.cfg.Record.Change(ctx, call.Change(nil), func(tx Tx) (audit.Draft, error) {
@@ -288,7 +288,7 @@ func (s *Webhooks) Rotate(ctx context.Context, call authz.Call, id string, grace
 	if err := s.May(&call.Caller); err != nil {
 		return w, err
 	}
-	if !isID(id) {
+	if !authz.IsID(id) {
 		return w, errNotFound
 	}
 	err = s.cfg.Record.Change(ctx, call.Change(func() any { return w }), func(tx Tx) (audit.Draft, error) {
@@ -362,10 +362,10 @@ func (s *Webhooks) Replay(ctx context.Context, call authz.Call, webhook, id stri
 	switch {
 	case webhook == string(ByEmail):
 		target = EmailTarget(call.Customer.ID)
-	case !isID(webhook):
+	case !authz.IsID(webhook):
 		return d, errNotFound
 	}
-	if !isID(id) {
+	if !authz.IsID(id) {
 		return d, errDeliveryNotFound
 	}
 	err = s.cfg.Record.Change(ctx, call.Change(func() any { return d }), func(tx Tx) (audit.Draft, error) {
@@ -389,12 +389,6 @@ func (s *Webhooks) Replay(ctx context.Context, call authz.Call, webhook, id stri
 		return draft, tx.UpdateDelivery(ctx, d)
 	})
 	return d, err
-}
-
-// isID takes the canonical form alone, so that an id has one spelling.
-func isID(text string) bool {
-	id, err := uuid.Parse(text)
-	return err == nil && id.String() == text
 }
 
 func (w *Webhook) resource() audit.Resource {

@@ -8,8 +8,6 @@ import (
 	"unicode"
 	"unicode/utf8"
 
-	"github.com/google/uuid"
-
 	"github.com/latchkey-dev/latchkey"
 	"github.com/latchkey-dev/latchkey/authz"
 	"github.com/latchkey-dev/latchkey/internal/strictjson"
@@ -103,7 +101,7 @@ func ParseSettings(body strictjson.Value, addresses Addresses) (in Settings, err
 			p.fault("/url", "credential_in_url", "a URL is shown to everyone who manages webhooks; it must not hold a credential of latchkey")
 		}
 	case in.TaskID != "":
-		if id, err := uuid.Parse(in.TaskID); err != nil || id.String() != in.TaskID {
+		if !authz.IsID(in.TaskID) {
 			p.fault("/task_id", "invalid_id", "want the id of a task")
 		}
 	}

@@ -63,7 +63,7 @@ func ParseEntitlement(p *scopes.Parser, body strictjson.Value) (in EntitlementFi
 	var f faults
 	m := f.members(body, "app_id", "name", "entries", "claims")
 	in.Name = f.text(m["name"], "/name", true)
-	if in.Application = f.text(m["app_id"], "/app_id", true); in.Application != "" && !isID(in.Application) {
+	if in.Application = f.text(m["app_id"], "/app_id", true); in.Application != "" && !authz.IsID(in.Application) {
 		f.add("/app_id", "application_not_found", "there is no such application")
 	}
 	if m["entries"].Kind() == strictjson.Missing {
@@ -149,7 +149,7 @@ func onlyOf[T any](list []T, err error, missing func() error) (one T, _ error) {
 
 // Application returns one that concerns the caller.
 func (s *Catalogue) Application(ctx context.Context, call authz.Call, id string) (Application, error) {
-	if !isID(id) {
+	if !authz.IsID(id) {
 		return Application{}, errApplicationNotFound()
 	}
 	list, err := s.Applications(ctx, call, Query{ID: id, Limit: 1})
@@ -173,7 +173,7 @@ func (s *Catalogue) UpdateApplication(ctx context.Context, call authz.Call, id, 
 	if err := authz.MayManage(&call.Caller); err != nil {
 		return a, err
 	}
-	if !isID(id) {
+	if !authz.IsID(id) {
 		return a, errApplicationNotFound()
 	}
 	err = s.cfg.Record.Change(ctx, call.Change(func() any { return a }), func(tx Writer) (audit.Draft, error) {
@@ -193,7 +193,7 @@ func (s *Catalogue) DeleteApplication(ctx context.Context, call authz.Call, id s
 	if err := authz.MayManage(&call.Caller); err != nil {
 		return err
 	}
-	if !isID(id) {
+	if !authz.IsID(id) {
 		return errApplicationNotFound()
 	}
 	return s.cfg.Record.Change(ctx, call.Change(nil), func(tx Writer) (audit.Draft, error) {
@@ -243,7 +243,7 @@ func (e *Entitlement) changes() string {
 
 // Entitlement returns one that concerns the caller.
 func (s *Catalogue) Entitlement(ctx context.Context, call authz.Call, id string) (Entitlement, error) {
-	if !isID(id) {
+	if !authz.IsID(id) {
 		return Entitlement{}, errEntitlementNotFound()
 	}
 	list, err := s.Entitlements(ctx, call, Query{ID: id, Limit: 1})
@@ -268,7 +268,7 @@ func (s *Catalogue) UpdateEntitlement(ctx context.Context, call authz.Call, id s
 	if err := authz.MayManage(&call.Caller); err != nil {
 		return e, err
 	}
-	if !isID(id) {
+	if !authz.IsID(id) {
 		return e, errEntitlementNotFound()
 	}
 	var seq int64
@@ -309,7 +309,7 @@ func (s *Catalogue) DeleteEntitlement(ctx context.Context, call authz.Call, id s
 	if err := authz.MayManage(&call.Caller); err != nil {
 		return err
 	}
-	if !isID(id) {
+	if !authz.IsID(id) {
 		return errEntitlementNotFound()
 	}
 	return s.cfg.Record.Change(ctx, call.Change(nil), func(tx Writer) (audit.Draft, error) {

@@ -68,7 +68,7 @@ func (f *faults) ids(v strictjson.Value, at string, most int, other string) (lis
 		switch {
 		case e.Kind() != strictjson.String:
 			f.add(strictjson.PointerIndex(at, i), "wrong_type", "want a string, got "+e.Kind().String())
-		case !isID(id) && (other == "" || id != other):
+		case !authz.IsID(id) && (other == "" || id != other):
 			f.add(strictjson.PointerIndex(at, i), "invalid_id", "want an id")
 		case seen[id]:
 			f.add(strictjson.PointerIndex(at, i), "duplicate_item", "the id stands in the list already")
@@ -238,7 +238,7 @@ func (s *Groups) Get(ctx context.Context, call authz.Call, id string) (Group, er
 	if err := s.May(&call.Caller); err != nil {
 		return Group{}, err
 	}
-	if !isID(id) {
+	if !authz.IsID(id) {
 		return Group{}, errGroupNotFound()
 	}
 	g, err := s.cfg.Record.Group(ctx, call.Customer.ID, id)
@@ -275,7 +275,7 @@ func (s *Groups) update(ctx context.Context, call authz.Call, id string, change 
 	if err := authz.MayManage(&call.Caller); err != nil {
 		return Group{}, err
 	}
-	if !isID(id) {
+	if !authz.IsID(id) {
 		return Group{}, errGroupNotFound()
 	}
 	return s.write(ctx, call, "group.update", func(ctx context.Context, tx Writer) (was, is Group, err error) {
@@ -296,7 +296,7 @@ func (s *Groups) AddMember(ctx context.Context, call authz.Call, id, person stri
 			return nil
 		}
 		if person != authz.Bot {
-			if !isID(person) {
+			if !authz.IsID(person) {
 				return errPersonNotFound()
 			}
 			switch p, err := tx.Person(ctx, person); {
@@ -332,7 +332,7 @@ func (s *Groups) Delete(ctx context.Context, call authz.Call, id string) error {
 	if err := authz.MayManage(&call.Caller); err != nil {
 		return err
 	}
-	if !isID(id) {
+	if !authz.IsID(id) {
 		return errGroupNotFound()
 	}
 	var seq int64

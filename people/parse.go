@@ -141,7 +141,7 @@ func ParsePerson(body strictjson.Value) (in PersonFields, err error) {
 
 // validUsername keeps usernames apart from everything else that names a person.
 func validUsername(s string) bool {
-	return latchkey.ValidName(s) && !strings.EqualFold(s, authz.Bot) && !isID(strings.ToLower(s))
+	return latchkey.ValidName(s) && !strings.EqualFold(s, authz.Bot) && !authz.IsID(strings.ToLower(s))
 }
 
 // ParseTokenName reads the name of a token.

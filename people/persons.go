@@ -172,7 +172,7 @@ func (s *Persons) Get(ctx context.Context, call authz.Call, id string) (authz.Pe
 	if err := s.May(&call.Caller); err != nil {
 		return authz.Person{}, err
 	}
-	if !isID(id) || !call.Manages() && id != call.Person.ID {
+	if !authz.IsID(id) || !call.Manages() && id != call.Person.ID {
 		return authz.Person{}, errPersonNotFound()
 	}
 	customer := call.Customer.ID
@@ -218,7 +218,7 @@ func (s *Persons) update(ctx context.Context, call authz.Call, id string, change
 	if err := authz.MayManage(&call.Caller); err != nil {
 		return is, err
 	}
-	if !isID(id) {
+	if !authz.IsID(id) {
 		return is, errPersonNotFound()
 	}
 	var seq int64
@@ -368,7 +368,7 @@ func (s *Persons) Reclaim(ctx context.Context, call authz.Call, id string) (p au
 	if err := authz.MayManage(&call.Caller); err != nil {
 		return p, claim, err
 	}
-	if !isID(id) {
+	if !authz.IsID(id) {
 		return p, claim, errPersonNotFound()
 	}
 	err = s.cfg.Record.Change(ctx, call.Change(func() any { return Reclaimed{p, claim} }), func(tx Writer) (audit.Draft, error) {
@@ -398,11 +398,6 @@ func (s *Persons) Reclaim(ctx context.Context, call authz.Call, id string) (p au
 type Reclaimed struct {
 	Person authz.Person
 	Claim  Claim
-}
-
-func isID(id string) bool {
-	_, ok := authz.ParseKeyID(id) // the canonical form of a UUID, for any id
-	return ok
 }
 
 func personResource(p *authz.Person) audit.Resource {
