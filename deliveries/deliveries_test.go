@@ -26,11 +26,11 @@ func changes(t testing.TB, text string) strictjson.Value {
 // The vector of the receivers' own package.
 func TestSignIndent_IsThatOfItsReceivers(t *testing.T) {
 	body := []byte(`{"events":[{"event":"access/grant","timestamp":"2020-05-01T07:00:00Z"}]}`)
-	got := signIndent([]byte("secret_123"), "2020-05-01T07:00:00Z", body)
+	got := SignIndent([]byte("secret_123"), "2020-05-01T07:00:00Z", body)
 	if !strings.HasPrefix(got, "c27f1879") || !strings.HasSuffix(got, "935fb0") {
 		t.Error(got)
 	}
-	if at, _ := SignIndent(nil, time.Date(2020, 5, 1, 9, 0, 0, 0, time.FixedZone("", 7200)), nil); at != "2020-05-01T07:00:00.000Z" {
+	if at := IndentTime(time.Date(2020, 5, 1, 9, 0, 0, 0, time.FixedZone("", 7200))); at != "2020-05-01T07:00:00.000Z" {
 		t.Error(at)
 	}
 }

@@ -24,13 +24,12 @@ func Sign(keys [][]byte, id string, at time.Time, body []byte) string {
 	return strings.Join(list, " ")
 }
 
-// SignIndent are the values of X-Indent-Timestamp and X-Indent-Signature.
-func SignIndent(secret []byte, at time.Time, body []byte) (timestamp, signature string) {
-	timestamp = at.UTC().Format("2006-01-02T15:04:05.000Z")
-	return timestamp, signIndent(secret, timestamp, body)
-}
+// IndentTime is the value of X-Indent-Timestamp, in milliseconds.
+func IndentTime(at time.Time) string { return at.UTC().Format("2006-01-02T15:04:05.000Z") }
 
-func signIndent(secret []byte, timestamp string, body []byte) string {
+// SignIndent is the value of X-Indent-Signature: of the version, the timestamp and
+// the bytes that are sent.
+func SignIndent(secret []byte, timestamp string, body []byte) string {
 	mac := hmac.New(sha256.New, secret)
 	mac.Write([]byte("v0:" + timestamp + ":"))
 	mac.Write(body)

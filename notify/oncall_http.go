@@ -3,9 +3,6 @@ package notify
 import (
 	"bytes"
 	"context"
-	"crypto/hmac"
-	"crypto/sha256"
-	"encoding/hex"
 	"errors"
 	"maps"
 	"net/http"
@@ -13,6 +10,7 @@ import (
 	"slices"
 	"time"
 
+	"github.com/latchkey-dev/latchkey/deliveries"
 	"github.com/latchkey-dev/latchkey/internal/strictjson"
 )
 
@@ -53,7 +51,7 @@ const (
 
 // Ask implements OnCallProvider.
 func (p *decisionWebhook) Ask(ctx context.Context, q *OnCallQuestion) (OnCallState, error) {
-	at := q.At.UTC().Format("2006-01-02T15:04:05.000Z")
+	at := deliveries.IndentTime(q.At)
 	asked := q.Resources
 	if len(asked) == 0 {
 		asked = []OnCallResource{{Kind: claimTemplate, ID: q.Template.ID, Name: q.Template.Name}}
@@ -66,21 +64,12 @@ func (p *decisionWebhook) Ask(ctx context.Context, q *OnCallQuestion) (OnCallSta
 	req.Header.Set("Content-Type", "application/json")
 	req.Header.Set("Accept", "application/json")
 	req.Header.Set("X-Indent-Timestamp", at)
-	req.Header.Set("X-Indent-Signature", decisionSignature(p.Secret, at, body))
+	req.Header.Set("X-Indent-Signature", deliveries.SignIndent([]byte(p.Secret), at, body))
 	var doc strictjson.Doc
 	if err := exchange(p.Client, req, &doc); err != nil {
 		return OnCallState{}, err
 	}
 	return p.read(doc.Root(), q, asked)
-}
-
-// decisionSignature is Indent's: of the version, the time and the bytes that are
-// sent.
-func decisionSignature(secret, at string, body []byte) string {
-	h := hmac.New(sha256.New, []byte(secret))
-	h.Write([]byte("v0:" + at + ":"))
-	h.Write(body)
-	return hex.EncodeToString(h.Sum(nil))
 }
 
 // decisionQuestion writes one event access/request. Receivers may check the

@@ -1,6 +1,7 @@
 package notify
 
 import (
+	"bytes"
 	"context"
 	"crypto/tls"
 	"crypto/x509"
@@ -261,7 +262,7 @@ func (s *Sender) post(ctx context.Context, d *deliveries.Delivery) deliveries.Ou
 	if err != nil {
 		return s.unprepared(d, err)
 	}
-	req, err := http.NewRequestWithContext(ctx, http.MethodPost, w.URL, strings.NewReader(string(body)))
+	req, err := http.NewRequestWithContext(ctx, http.MethodPost, w.URL, bytes.NewReader(body))
 	if err != nil {
 		return deliveries.Outcome{Result: "invalid_url"}
 	}
@@ -294,9 +295,9 @@ func sign(h http.Header, id string, now latchkey.Instant, secrets deliveries.Sec
 	h.Set("webhook-timestamp", strconv.FormatInt(now.Time().Unix(), 10))
 	h.Set("webhook-signature", deliveries.Sign(secrets.Keys, id, now.Time(), body))
 	if secrets.Compat != nil {
-		at, signature := deliveries.SignIndent(secrets.Compat, now.Time(), body)
+		at := deliveries.IndentTime(now.Time())
 		h.Set("X-Indent-Timestamp", at)
-		h.Set("X-Indent-Signature", signature)
+		h.Set("X-Indent-Signature", deliveries.SignIndent(secrets.Compat, at, body))
 	}
 }
 
