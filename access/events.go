@@ -27,6 +27,10 @@ func (r *Request) resource() audit.Resource {
 // comments, which are for those who may decide.
 type payload []byte
 
+// Told is the JSON object that the named event tells of a request, as far as it is
+// the same of every event.
+func (r *Request) Told(event string) string { return r.told(event).String() }
+
 // told begins what the named event tells of a request; with "" it is no lifecycle
 // event.
 func (r *Request) told(event string) payload {

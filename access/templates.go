@@ -186,14 +186,7 @@ func (p payload) value(name string, v any) payload {
 }
 
 func (p payload) texts(name string, list []string) payload {
-	p = append(p.name(name), '[')
-	for i, text := range list {
-		if i > 0 {
-			p = append(p, ',')
-		}
-		p = strictjson.AppendString(p, text)
-	}
-	return append(p, ']')
+	return strictjson.AppendStrings(p.name(name), list)
 }
 
 // settle refuses a template that cannot be saved, gives its fields their ids and

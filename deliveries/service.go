@@ -401,21 +401,9 @@ func (w *Webhook) resource() audit.Resource {
 
 func (w *Webhook) draft(call authz.Call, action string) audit.Draft {
 	d := call.Draft(action, w.resource())
-	b := append([]byte(`{"events":`), TextList(w.Events)...)
-	b = append(append(b, `,"headers":`...), TextList(w.Headers)...)
+	b := strictjson.AppendStrings([]byte(`{"events":`), w.Events)
+	b = strictjson.AppendStrings(append(b, `,"headers":`...), w.Headers)
 	b = strictjson.AppendString(append(b, `,"compat":`...), w.Compat)
 	d.Changes = string(append(b, '}'))
 	return d
-}
-
-// TextList is a list of strings as canonical JSON.
-func TextList(list []string) string {
-	b := []byte{'['}
-	for i, text := range list {
-		if i > 0 {
-			b = append(b, ',')
-		}
-		b = strictjson.AppendString(b, text)
-	}
-	return string(append(b, ']'))
 }

@@ -163,7 +163,7 @@ func (s *Groups) mayHold(ctx context.Context, tx Writer, call *authz.Call, was, 
 		}
 		gains = true
 		switch _, err := tx.Entitlement(ctx, id); {
-		case latchkey.KindOf(err) == latchkey.NotFound && err != nil:
+		case latchkey.KindOf(err) == latchkey.NotFound:
 			f.add(strictjson.PointerIndex("/entitlement_ids", i), "entitlement_not_found", "there is no such entitlement")
 		case err != nil:
 			return err
@@ -182,7 +182,7 @@ func (s *Groups) mayHold(ctx context.Context, tx Writer, call *authz.Call, was, 
 			continue
 		}
 		switch p, err := tx.Person(ctx, m.Person); {
-		case latchkey.KindOf(err) == latchkey.NotFound && err != nil:
+		case latchkey.KindOf(err) == latchkey.NotFound:
 			f.add(strictjson.PointerIndex("/member_ids", i), "user_not_found", "there is no such person")
 		case err != nil:
 			return err

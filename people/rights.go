@@ -4,7 +4,6 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
-	"maps"
 	"slices"
 
 	"github.com/latchkey-dev/latchkey"
@@ -91,9 +90,9 @@ func (r *Rights) Claims(ctx context.Context, call authz.Call, id string) (Claims
 			c.ExpiresAt = min(c.ExpiresAt, h.ExpiresAt)
 		}
 	}
-	for name := range maps.Keys(c.Values) {
-		slices.Sort(c.Values[name])
-		c.Values[name] = slices.Compact(c.Values[name])
+	for name, values := range c.Values {
+		slices.Sort(values)
+		c.Values[name] = slices.Compact(values)
 	}
 	return c, nil
 }

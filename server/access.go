@@ -358,7 +358,7 @@ func appendAnswers(b []byte, answers []access.Answer) []byte {
 		b = append(b, `,"value":`...)
 		switch a.Value.Kind {
 		case access.OptionsAnswer:
-			b = appendStrings(b, a.Value.Options)
+			b = strictjson.AppendStrings(b, a.Value.Options)
 		case access.CheckedAnswer:
 			b = strconv.AppendBool(b, a.Value.Checked)
 		default:

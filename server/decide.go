@@ -359,17 +359,6 @@ func appendInts(b []byte, list []int) []byte {
 	return append(b, ']')
 }
 
-func appendStrings(b []byte, list []string) []byte {
-	b = append(b, '[')
-	for i, s := range list {
-		if i > 0 {
-			b = append(b, ',')
-		}
-		b = strictjson.AppendString(b, s)
-	}
-	return append(b, ']')
-}
-
 // appendExplanation tells of every entry of the resource's type, and of every
 // rule of the policy that decided. The built-in one allows an access key what
 // its scopes permit or a live grant covers, any other subject what a grant covers.
@@ -398,7 +387,7 @@ func appendExplanation(b []byte, e *authz.Explanation, q *authz.Request, d *auth
 	if e.Key != nil {
 		types = e.Key.Scopes.Types()
 	}
-	b = appendStrings(b, types)
+	b = strictjson.AppendStrings(b, types)
 	b = appendEntryTraces(append(b, `,"entries":`...), e.Entries)
 	b = append(b, `,"grants":[`...)
 	for i := range e.Grants {
@@ -413,7 +402,7 @@ func appendExplanation(b []byte, e *authz.Explanation, q *authz.Request, d *auth
 		b = strictjson.AppendString(append(b, `,"reason":`...), t.Grant.Reason)
 		b = appendInstant(append(b, `,"not_before":`...), t.Grant.NotBefore)
 		b = appendInstant(append(b, `,"expires_at":`...), t.Grant.ExpiresAt)
-		b = appendStrings(append(b, `,"types":`...), t.Grant.Set.Types())
+		b = strictjson.AppendStrings(append(b, `,"types":`...), t.Grant.Set.Types())
 		b = appendEntryTraces(append(b, `,"entries":`...), t.Entries)
 		b = strconv.AppendBool(append(b, `,"covers":`...), t.Covers)
 		b = append(strictjson.AppendString(append(b, `,"why":`...), t.Why), '}')
@@ -434,9 +423,9 @@ func appendEntryTraces(b []byte, entries []scopes.EntryTrace) []byte {
 		b = append(b, `,"selector":`...)
 		b = appendSelector(b, t.Entry.Selector)
 		b = append(b, `,"permissions":`...)
-		b = appendStrings(b, t.Entry.Permissions.Implied().Names())
+		b = strictjson.AppendStrings(b, t.Entry.Permissions.Implied().Names())
 		b = append(b, `,"actions":`...)
-		b = appendStrings(b, t.Entry.Actions)
+		b = strictjson.AppendStrings(b, t.Entry.Actions)
 		if rest := t.Entry.Restriction; rest != nil {
 			b = append(b, `,"restriction":{"entity_type":`...)
 			b = strictjson.AppendString(b, rest.EntityType)

@@ -111,7 +111,7 @@ func appendResource(b []byte, r *authz.ResourceRecord) []byte {
 
 func appendResourceType(b []byte, t *authz.ResourceType) []byte {
 	b = strictjson.AppendString(append(b, `{"type":`...), t.Type)
-	return append(appendStrings(append(b, `,"actions":`...), t.Actions), '}')
+	return append(strictjson.AppendStrings(append(b, `,"actions":`...), t.Actions), '}')
 }
 
 // named is a segment of the path; what cannot be a name is "", which finds

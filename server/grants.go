@@ -90,7 +90,7 @@ func appendGrant(b []byte, g *authz.GrantRecord, now latchkey.Instant) []byte {
 	b = strictjson.AppendString(append(b, `,"subject":{"type":`...), g.Subject.Type)
 	b = strictjson.AppendString(append(b, `,"id":`...), g.Subject.ID)
 	b = append(append(b, `},"entries":`...), g.Entries...)
-	b = appendStrings(append(b, `,"entitlement_ids":`...), g.Entitlements)
+	b = strictjson.AppendStrings(append(b, `,"entitlement_ids":`...), g.Entitlements)
 	b = appendOptional(append(b, `,"request_id":`...), g.Request)
 	b = strictjson.AppendString(append(b, `,"reason":`...), g.Reason)
 	b = strictjson.AppendString(append(b, `,"status":`...), string(g.Status(now)))

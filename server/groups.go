@@ -33,7 +33,7 @@ func appendGroup(b []byte, g *people.Group) []byte {
 		}
 		b = strictjson.AppendString(b, m.Person)
 	}
-	b = appendStrings(append(b, `],"entitlement_ids":`...), g.Entitlements)
+	b = strictjson.AppendStrings(append(b, `],"entitlement_ids":`...), g.Entitlements)
 	b = appendInstant(append(b, `,"created_at":`...), g.CreatedAt)
 	return append(b, '}')
 }

@@ -1,6 +1,7 @@
 package server
 
 import (
+	"cmp"
 	"context"
 	"net/http"
 	"slices"
@@ -324,10 +325,7 @@ func gatherJobs(ctx context.Context, call authz.Call, lists []requestList) (jobs
 		}
 	}
 	slices.SortStableFunc(jobs, func(a, b access.Request) int {
-		if a.CreatedAt != b.CreatedAt {
-			return int(min(max(b.CreatedAt-a.CreatedAt, -1), 1))
-		}
-		return strings.Compare(b.ID, a.ID)
+		return cmp.Or(cmp.Compare(b.CreatedAt, a.CreatedAt), strings.Compare(b.ID, a.ID))
 	})
 	return jobs[:min(len(jobs), maxJobs)], nil
 }

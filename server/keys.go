@@ -288,9 +288,9 @@ func appendInstant(b []byte, at latchkey.Instant) []byte {
 // permissions spelled out.
 func appendRights(b []byte, set *scopes.Set) []byte {
 	b = append(b, `,"rights":{"booleans":`...)
-	b = appendStrings(b, set.Booleans())
+	b = strictjson.AppendStrings(b, set.Booleans())
 	b = append(b, `,"access_keys":`...)
-	b = appendStrings(b, set.Visible())
+	b = strictjson.AppendStrings(b, set.Visible())
 	b = append(b, `,"resources":{`...)
 	for i, typ := range set.Types() {
 		if i > 0 {
@@ -304,9 +304,9 @@ func appendRights(b []byte, set *scopes.Set) []byte {
 			b = append(b, `{"selector":`...)
 			b = appendSelector(b, e.Selector)
 			b = append(b, `,"permissions":`...)
-			b = appendStrings(b, e.Permissions.Implied().Names())
+			b = strictjson.AppendStrings(b, e.Permissions.Implied().Names())
 			b = append(b, `,"actions":`...)
-			b = appendStrings(b, e.Actions)
+			b = strictjson.AppendStrings(b, e.Actions)
 			b = append(b, `,"restricted":`...)
 			b = append(strconv.AppendBool(b, e.Restriction != nil), '}')
 		}

@@ -45,7 +45,7 @@ func (s *Server) userClaims(r *request) error {
 		if i > 0 {
 			b = append(b, ',')
 		}
-		b = appendStrings(append(strictjson.AppendString(b, name), ':'), claims.Values[name])
+		b = strictjson.AppendStrings(append(strictjson.AppendString(b, name), ':'), claims.Values[name])
 	}
 	b = appendInstant(append(b, `},"expires_at":`...), claims.ExpiresAt)
 	r.out = append(b, '}')

@@ -255,7 +255,7 @@ func (s *Server) listSetValues(r *request) error {
 	if err != nil {
 		return err
 	}
-	b := appendStrings(append(r.out[:0], `{"values":`...), values)
+	b := strictjson.AppendStrings(append(r.out[:0], `{"values":`...), values)
 	b = append(b, `,"next_cursor":`...)
 	if more {
 		b = strictjson.AppendString(b, formatValueCursor(values[len(values)-1]))
@@ -334,7 +334,7 @@ func appendSet(b []byte, s *authz.SetRecord, values []string) []byte {
 	b = appendInstant(append(b, `,"created_at":`...), s.CreatedAt)
 	b = appendInstant(append(b, `,"updated_at":`...), s.UpdatedAt)
 	if values != nil {
-		b = appendStrings(append(b, `,"values":`...), values)
+		b = strictjson.AppendStrings(append(b, `,"values":`...), values)
 	}
 	return append(b, '}')
 }

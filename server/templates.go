@@ -130,7 +130,7 @@ func appendTemplate(b []byte, t *access.Template) []byte {
 	b = strictjson.AppendString(append(b, `,"name":`...), t.Name)
 	b = strictjson.AppendString(append(b, `,"description":`...), t.Description)
 	b = strictjson.AppendString(append(b, `,"app_id":`...), t.Application)
-	b = appendStrings(append(b, `,"mapping_ids":`...), t.Entitlements)
+	b = strictjson.AppendStrings(append(b, `,"mapping_ids":`...), t.Entitlements)
 	b = append(b, `,"allowed_durations":[`...)
 	for i, d := range t.AllowedDurations {
 		if i > 0 {
@@ -138,8 +138,8 @@ func appendTemplate(b []byte, t *access.Template) []byte {
 		}
 		b = strconv.AppendInt(b, int64(d), 10)
 	}
-	b = appendStrings(append(b, `],"approver_group_ids":`...), t.ApproverGroups)
-	b = appendStrings(append(b, `,"allowed_group_ids":`...), t.AllowedGroups)
+	b = strictjson.AppendStrings(append(b, `],"approver_group_ids":`...), t.ApproverGroups)
+	b = strictjson.AppendStrings(append(b, `,"allowed_group_ids":`...), t.AllowedGroups)
 	b = strconv.AppendBool(append(b, `,"prefer_requester_groups":`...), t.PreferRequesterGroups)
 	b = strconv.AppendBool(append(b, `,"require_justification":`...), t.RequireJustification)
 	b = strconv.AppendBool(append(b, `,"auto_approve":`...), t.AutoApprove)
@@ -158,13 +158,13 @@ func appendTemplate(b []byte, t *access.Template) []byte {
 		b = strictjson.AppendString(append(b, `,"type":`...), string(f.Type))
 		b = strconv.AppendBool(append(b, `,"required":`...), f.Required)
 		b = strictjson.AppendString(append(b, `,"placeholder":`...), f.Placeholder)
-		b = append(appendStrings(append(b, `,"options":`...), f.Options), '}')
+		b = append(strictjson.AppendStrings(append(b, `,"options":`...), f.Options), '}')
 	}
 	b = appendOptional(append(b, `],"trigger_task_id":`...), t.TriggerTask)
 	b = strictjson.AppendString(append(b, `,"trigger_task_failure_mode":`...), string(t.TriggerFailureMode))
 	b = appendMinutes(append(b, `,"default_duration_mins":`...), t.DefaultDuration)
 	b = appendMinutes(append(b, `,"max_duration_mins":`...), t.MaxDuration)
-	b = appendStrings(append(b, `,"auto_approve_sources":`...), t.AutoApproveSources)
+	b = strictjson.AppendStrings(append(b, `,"auto_approve_sources":`...), t.AutoApproveSources)
 	b = appendOptional(append(b, `,"auto_approve_when":`...), t.AutoApproveWhen)
 	b = appendMinutes(append(b, `,"max_auto_duration_mins":`...), t.MaxAutoDuration)
 	b = appendMinutes(append(b, `,"revoke_when_off_call":`...), t.RevokeWhenOffCall)
@@ -176,7 +176,7 @@ func appendTemplate(b []byte, t *access.Template) []byte {
 	for i, a := range t.AssignmentTypes {
 		types[i] = string(a)
 	}
-	b = appendStrings(b, types)
+	b = strictjson.AppendStrings(b, types)
 	b = append(b, `,"resource_selector":`...)
 	if t.Selector == nil {
 		b = append(b, `null`...)
@@ -196,7 +196,7 @@ func appendTemplate(b []byte, t *access.Template) []byte {
 	if t.Access.Permission != 0 {
 		b = append(strconv.AppendInt(append(b, `"p":`...), int64(t.Access.Permission), 10), ',')
 	}
-	b = append(appendStrings(append(b, `"a":`...), t.Access.Actions), '}')
+	b = append(strictjson.AppendStrings(append(b, `"a":`...), t.Access.Actions), '}')
 	b = appendInstant(append(b, `,"created_at":`...), t.CreatedAt)
 	b = appendInstant(append(b, `,"updated_at":`...), t.UpdatedAt)
 	return append(b, '}')
@@ -205,7 +205,7 @@ func appendTemplate(b []byte, t *access.Template) []byte {
 // appendSavedTemplate appends a template with what its author should know of it.
 func appendSavedTemplate(b []byte, made *access.Saved) []byte {
 	b = appendTemplate(b, &made.Template)
-	b = appendStrings(append(b[:len(b)-1], `,"warnings":`...), made.Warnings)
+	b = strictjson.AppendStrings(append(b[:len(b)-1], `,"warnings":`...), made.Warnings)
 	return append(b, '}')
 }
 

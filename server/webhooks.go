@@ -167,7 +167,7 @@ func appendWebhook(b []byte, w *deliveries.Shown) []byte {
 	b = strictjson.AppendString(append(b, `{"id":`...), w.ID)
 	b = appendOptional(append(b, `,"url":`...), w.URL)
 	b = appendOptional(append(b, `,"task_id":`...), w.TaskID)
-	b = appendStrings(append(b, `,"events":`...), w.Events)
+	b = strictjson.AppendStrings(append(b, `,"events":`...), w.Events)
 	b = append(b, `,"headers":{`...)
 	for i, name := range w.Headers {
 		if i > 0 {

@@ -1,6 +1,7 @@
 package store
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"fmt"
@@ -88,13 +89,13 @@ func (t accessTx) MembersOf(ctx context.Context, group string) ([]access.Member,
 	}, "members")
 }
 
-// HasTask implements access.Tx.
-func (t accessTx) HasTask(ctx context.Context, id string) (bool, error) {
+// HasTask implements access.Tx and deliveries.Tx.
+func (t *tx) HasTask(ctx context.Context, id string) (bool, error) {
 	n, err := t.count(ctx, `SELECT count(*) FROM tasks WHERE id = $1 AND customer_id = $2`, id, t.chain)
 	return n > 0, err
 }
 
-func (t accessTx) count(ctx context.Context, query string, args ...any) (n int, err error) {
+func (t *tx) count(ctx context.Context, query string, args ...any) (n int, err error) {
 	if err := t.QueryRowContext(ctx, query, args...).Scan(&n); err != nil {
 		return 0, fmt.Errorf("count: %w", err)
 	}
@@ -407,10 +408,7 @@ func (a Access) Requests(ctx context.Context, q access.RequestQuery) ([]access.R
 	}
 	list = append(list, due...)
 	slices.SortFunc(list, func(a, b access.Request) int {
-		if a.CreatedAt != b.CreatedAt {
-			return int(max(-1, min(1, b.CreatedAt-a.CreatedAt)))
-		}
-		return strings.Compare(b.ID, a.ID)
+		return cmp.Or(cmp.Compare(b.CreatedAt, a.CreatedAt), strings.Compare(b.ID, a.ID))
 	})
 	return list[:min(len(list), q.Limit)], nil
 }

@@ -81,26 +81,14 @@ func (t deliveryTx) Webhook(ctx context.Context, id string) (deliveries.Webhook,
 }
 
 // CountWebhooks implements deliveries.Tx.
-func (t deliveryTx) CountWebhooks(ctx context.Context) (n int, err error) {
-	if err = t.QueryRowContext(ctx, `SELECT count(*) FROM webhooks WHERE customer_id = $1`, t.chain).Scan(&n); err != nil {
-		return 0, fmt.Errorf("count webhooks of %s: %w", t.chain, err)
-	}
-	return n, nil
-}
-
-// HasTask implements deliveries.Tx.
-func (t deliveryTx) HasTask(ctx context.Context, id string) (bool, error) {
-	var n int
-	if err := t.QueryRowContext(ctx, `SELECT count(*) FROM tasks WHERE id = $1 AND customer_id = $2`, id, t.chain).Scan(&n); err != nil {
-		return false, fmt.Errorf("look for task %s: %w", id, err)
-	}
-	return n > 0, nil
+func (t deliveryTx) CountWebhooks(ctx context.Context) (int, error) {
+	return t.count(ctx, `SELECT count(*) FROM webhooks WHERE customer_id = $1`, t.chain)
 }
 
 // InsertWebhook implements deliveries.Tx.
 func (t deliveryTx) InsertWebhook(ctx context.Context, w deliveries.Webhook) error {
 	_, err := t.ExecContext(ctx, `INSERT INTO webhooks (`+webhookColumns+`) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)`,
-		w.ID, t.chain, w.URL, w.TaskID, deliveries.TextList(w.Events), deliveries.TextList(w.Headers), w.Compat, w.Description, w.Since, int64(w.CreatedAt), w.Version)
+		w.ID, t.chain, w.URL, w.TaskID, textList(w.Events), textList(w.Headers), w.Compat, w.Description, w.Since, int64(w.CreatedAt), w.Version)
 	if err != nil {
 		return fmt.Errorf("insert webhook %s: %w", w.ID, err)
 	}
@@ -111,7 +99,7 @@ func (t deliveryTx) InsertWebhook(ctx context.Context, w deliveries.Webhook) err
 func (t deliveryTx) UpdateWebhook(ctx context.Context, w deliveries.Webhook) error {
 	_, err := t.ExecContext(ctx, `UPDATE webhooks SET url = $3, task_id = $4, events = $5, headers = $6, compat = $7, description = $8, version = $9
 		WHERE id = $1 AND customer_id = $2`,
-		w.ID, t.chain, w.URL, w.TaskID, deliveries.TextList(w.Events), deliveries.TextList(w.Headers), w.Compat, w.Description, w.Version)
+		w.ID, t.chain, w.URL, w.TaskID, textList(w.Events), textList(w.Headers), w.Compat, w.Description, w.Version)
 	if err != nil {
 		return fmt.Errorf("update webhook %s: %w", w.ID, err)
 	}

@@ -2,8 +2,6 @@ package store
 
 import (
 	"context"
-	"database/sql"
-	"errors"
 	"fmt"
 
 	"github.com/latchkey-dev/latchkey/audit"
@@ -49,12 +47,8 @@ func (t identityTx) PersonByEmail(ctx context.Context, email string) (authz.Pers
 
 // KnownTo implements people.IdentityTx.
 func (t identityTx) KnownTo(ctx context.Context, person, issuer string) (bool, error) {
-	var n int
-	err := t.QueryRowContext(ctx, `SELECT count(*) FROM person_identities WHERE customer_id = $1 AND person_id = $2 AND issuer = $3`, t.chain, person, issuer).Scan(&n)
-	if err != nil {
-		return false, fmt.Errorf("read the identities of a person of %s: %w", t.chain, err)
-	}
-	return n > 0, nil
+	n, err := t.count(ctx, `SELECT count(*) FROM person_identities WHERE customer_id = $1 AND person_id = $2 AND issuer = $3`, t.chain, person, issuer)
+	return n > 0, err
 }
 
 // Link implements people.IdentityTx.
@@ -70,20 +64,10 @@ func (t identityTx) Link(ctx context.Context, issuer, subject, person string) er
 func linked(ctx context.Context, q rows, customer, issuer, subject string) (authz.Person, bool, error) {
 	p, err := scanPerson(q.QueryRowContext(ctx, `SELECT `+personColumns+` FROM person_identities i JOIN persons p ON p.id = i.person_id
 		WHERE i.customer_id = $1 AND i.issuer = $2 AND i.subject = $3 AND p.customer_id = $1`, customer, issuer, subject))
-	return ifAny(p, err)
+	return found(p, err, "person")
 }
 
 func personByEmail(ctx context.Context, q rows, customer, email string) (authz.Person, bool, error) {
 	p, err := scanPerson(q.QueryRowContext(ctx, `SELECT `+personColumns+` FROM persons p WHERE p.customer_id = $1 AND p.email = $2 AND p.email <> ''`, customer, email))
-	return ifAny(p, err)
-}
-
-func ifAny(p authz.Person, err error) (authz.Person, bool, error) {
-	if errors.Is(err, sql.ErrNoRows) {
-		return authz.Person{}, false, nil
-	}
-	if err != nil {
-		return authz.Person{}, false, refine(fmt.Errorf("find a person: %w", err))
-	}
-	return p, true, nil
+	return found(p, err, "person")
 }

@@ -12,6 +12,7 @@ import (
 	"github.com/latchkey-dev/latchkey/audit"
 	"github.com/latchkey-dev/latchkey/authz"
 	"github.com/latchkey-dev/latchkey/feed"
+	"github.com/latchkey-dev/latchkey/internal/strictjson"
 	"github.com/latchkey-dev/latchkey/people"
 )
 
@@ -131,6 +132,9 @@ func (p People) Persons(ctx context.Context, q people.Query) ([]authz.Person, er
 	return listed(found, err, scanPerson, "persons")
 }
 
+// textList is a list of strings as it is kept: as JSON.
+func textList(list []string) string { return string(strictjson.AppendStrings(nil, list)) }
+
 func truth(b bool) int64 {
 	if b {
 		return 1
@@ -147,11 +151,9 @@ func (t *tx) taken(ctx context.Context, p *authz.Person) error {
 		if by.value == "" {
 			continue
 		}
-		var n int
-		err := t.QueryRowContext(ctx, `SELECT count(*) FROM persons WHERE customer_id = $1 AND `+by.column+` = $2 AND id <> $3`,
-			t.chain, by.value, p.ID).Scan(&n)
+		n, err := t.count(ctx, `SELECT count(*) FROM persons WHERE customer_id = $1 AND `+by.column+` = $2 AND id <> $3`, t.chain, by.value, p.ID)
 		if err != nil {
-			return fmt.Errorf("look for a person's name: %w", err)
+			return err
 		}
 		if n > 0 {
 			return latchkey.Errorf(latchkey.Conflict, by.code, "%s", by.what)
@@ -372,23 +374,15 @@ func (t *tx) EndSecrets(ctx context.Context, person string, claims bool, id stri
 }
 
 // CountTokens implements people.Writer.
-func (t *tx) CountTokens(ctx context.Context, person string, now latchkey.Instant) (n int, err error) {
-	err = t.QueryRowContext(ctx, `SELECT count(*) FROM person_secrets WHERE person_id = $1 AND kind = 'token' AND ends_at > $2`, person, int64(now)).Scan(&n)
-	if err != nil {
-		return 0, fmt.Errorf("count the tokens of person %s: %w", person, err)
-	}
-	return n, nil
+func (t *tx) CountTokens(ctx context.Context, person string, now latchkey.Instant) (int, error) {
+	return t.count(ctx, `SELECT count(*) FROM person_secrets WHERE person_id = $1 AND kind = 'token' AND ends_at > $2`, person, int64(now))
 }
 
 // Proven implements people.Writer.
 func (t *tx) Proven(ctx context.Context, person string) (bool, error) {
-	var n int
-	err := t.QueryRowContext(ctx, `SELECT (SELECT count(*) FROM person_secrets WHERE person_id = $1 AND kind = 'token')
-		+ (SELECT count(*) FROM person_identities WHERE person_id = $1)`, person).Scan(&n)
-	if err != nil {
-		return false, fmt.Errorf("look for credentials of person %s: %w", person, err)
-	}
-	return n > 0, nil
+	n, err := t.count(ctx, `SELECT (SELECT count(*) FROM person_secrets WHERE person_id = $1 AND kind = 'token')
+		+ (SELECT count(*) FROM person_identities WHERE person_id = $1)`, person)
+	return n > 0, err
 }
 
 const groupColumns = `g.id, g.customer_id, g.name, g.created_at, g.version`
@@ -668,18 +662,14 @@ var uses = map[string][]use{
 	"application": {{"an entitlement", `SELECT count(*) FROM entitlements WHERE app_id = $1 AND customer_id = $2`}, {"a template", `SELECT count(*) FROM access_templates WHERE app_id = $1 AND customer_id = $2`}},
 	"entitlement": {{"a group", `SELECT count(*) FROM group_entitlements WHERE entitlement_id = $1 AND customer_id = $2`}, namedByTemplate("entitlement")},
 	"group":       {namedByTemplate("group")},
-	"task":        {namedByTemplate("task")},
+	"task":        {namedByTemplate("task"), {"a subscription", `SELECT count(*) FROM webhooks WHERE task_id = $1 AND customer_id = $2`}},
 }
 
-// UsedBy implements people.Writer.
+// UsedBy implements people.Writer and tasks.Tx.
 func (t *tx) UsedBy(ctx context.Context, kind, id string) (string, error) {
 	for _, use := range uses[kind] {
-		var n int
-		if err := t.QueryRowContext(ctx, use.query, id, t.chain).Scan(&n); err != nil {
-			return "", fmt.Errorf("look for uses of %s %s: %w", kind, id, err)
-		}
-		if n > 0 {
-			return use.what, nil
+		if n, err := t.count(ctx, use.query, id, t.chain); err != nil || n > 0 {
+			return use.what, err
 		}
 	}
 	return "", nil

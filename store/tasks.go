@@ -84,11 +84,8 @@ func (t taskTx) Task(ctx context.Context, id string) (tasks.Task, error) {
 }
 
 // CountTasks implements tasks.Tx.
-func (t taskTx) CountTasks(ctx context.Context) (n int, err error) {
-	if err = t.QueryRowContext(ctx, `SELECT count(*) FROM tasks WHERE customer_id = $1`, t.chain).Scan(&n); err != nil {
-		return 0, fmt.Errorf("count tasks of %s: %w", t.chain, err)
-	}
-	return n, nil
+func (t taskTx) CountTasks(ctx context.Context) (int, error) {
+	return t.count(ctx, `SELECT count(*) FROM tasks WHERE customer_id = $1`, t.chain)
 }
 
 func errTaskName() error {
@@ -98,7 +95,7 @@ func errTaskName() error {
 // InsertTask implements tasks.Tx.
 func (t taskTx) InsertTask(ctx context.Context, k tasks.Task) error {
 	_, err := t.ExecContext(ctx, `INSERT INTO tasks (`+taskColumns+`) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)`,
-		k.ID, t.chain, k.Name, string(k.Type), k.Script, k.URL, string(tasks.AppendNames(nil, k.Secrets)), k.MaxRetries, int64(k.CreatedAt), int64(k.UpdatedAt), k.Version)
+		k.ID, t.chain, k.Name, string(k.Type), k.Script, k.URL, textList(k.Secrets), k.MaxRetries, int64(k.CreatedAt), int64(k.UpdatedAt), k.Version)
 	if unique(err) {
 		return errTaskName()
 	}
@@ -112,7 +109,7 @@ func (t taskTx) InsertTask(ctx context.Context, k tasks.Task) error {
 func (t taskTx) UpdateTask(ctx context.Context, k tasks.Task) error {
 	_, err := t.ExecContext(ctx, `UPDATE tasks SET name = $3, script = $4, url = $5, secrets = $6, max_retries = $7, updated_at = $8, version = $9
 		WHERE id = $1 AND customer_id = $2`,
-		k.ID, t.chain, k.Name, k.Script, k.URL, string(tasks.AppendNames(nil, k.Secrets)), k.MaxRetries, int64(k.UpdatedAt), k.Version)
+		k.ID, t.chain, k.Name, k.Script, k.URL, textList(k.Secrets), k.MaxRetries, int64(k.UpdatedAt), k.Version)
 	if unique(err) {
 		return errTaskName()
 	}
@@ -132,23 +129,6 @@ func (t taskTx) DeleteTask(ctx context.Context, id string) error {
 		return fmt.Errorf("delete task %s: %w", id, err)
 	}
 	return nil
-}
-
-// TaskUsed implements tasks.Tx.
-func (t taskTx) TaskUsed(ctx context.Context, id string) (string, error) {
-	for _, by := range []struct{ what, query string }{
-		{"template", `SELECT count(*) FROM access_template_refs WHERE kind = 'task' AND ref_id = $1 AND customer_id = $2`},
-		{"subscription", `SELECT count(*) FROM webhooks WHERE task_id = $1 AND customer_id = $2`},
-	} {
-		var n int
-		if err := t.QueryRowContext(ctx, by.query, id, t.chain).Scan(&n); err != nil {
-			return "", fmt.Errorf("read what runs task %s: %w", id, err)
-		}
-		if n > 0 {
-			return by.what, nil
-		}
-	}
-	return "", nil
 }
 
 const runColumns = `id, customer_id, task_id, source, seq, event, request_id, mode, status, attempts, next_at, started_at, ended_at, output, cut, result, error, created_at`
@@ -183,14 +163,10 @@ type executor interface {
 }
 
 func insertRun(ctx context.Context, to executor, r *tasks.Run) error {
-	cut := 0
-	if r.Cut {
-		cut = 1
-	}
 	_, err := to.ExecContext(ctx, `INSERT INTO task_runs (`+runColumns+`) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18)
 		ON CONFLICT DO NOTHING`,
 		r.ID, r.Customer, r.Task, string(r.Source), r.Seq, r.Event, r.Request, string(r.Mode), string(r.Status), r.Attempts,
-		int64(r.NextAt), int64(r.StartedAt), int64(r.EndedAt), r.Output, cut, r.Result, r.Error, int64(r.CreatedAt))
+		int64(r.NextAt), int64(r.StartedAt), int64(r.EndedAt), r.Output, truth(r.Cut), r.Result, r.Error, int64(r.CreatedAt))
 	if err != nil {
 		return fmt.Errorf("insert a run of task %s: %w", r.Task, err)
 	}
@@ -265,13 +241,9 @@ func (db TaskRecord) Claim(ctx context.Context, customer string, now, lease latc
 
 // FinishRun implements tasks.Queue.
 func (db TaskRecord) FinishRun(ctx context.Context, r tasks.Run) (bool, error) {
-	cut := 0
-	if r.Cut {
-		cut = 1
-	}
 	res, err := db.write.ExecContext(ctx, `UPDATE task_runs SET status = $3, next_at = $4, ended_at = $5, output = $6, cut = $7, result = $8, error = $9
 		WHERE id = $1 AND attempts = $2 AND status = 'running'`,
-		r.ID, r.Attempts, string(r.Status), int64(r.NextAt), int64(r.EndedAt), r.Output, cut, r.Result, r.Error)
+		r.ID, r.Attempts, string(r.Status), int64(r.NextAt), int64(r.EndedAt), r.Output, truth(r.Cut), r.Result, r.Error)
 	if err != nil {
 		return false, refine(fmt.Errorf("finish a run of task %s: %w", r.Task, err))
 	}

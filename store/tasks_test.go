@@ -10,6 +10,7 @@ import (
 	"github.com/latchkey-dev/latchkey/access"
 	"github.com/latchkey-dev/latchkey/audit"
 	"github.com/latchkey-dev/latchkey/authz"
+	"github.com/latchkey-dev/latchkey/deliveries"
 	"github.com/latchkey-dev/latchkey/store"
 	"github.com/latchkey-dev/latchkey/tasks"
 )
@@ -142,15 +143,21 @@ func TestTasks_ClaimsAndCursorsOnEveryEngine(t *testing.T) {
 			if ok, err := q.FinishRun(ctx, again[0].After(tasks.Outcome{Result: "ok", Output: "o", Cut: true}, 0, start+101, 0)); !ok || err != nil {
 				t.Fatal(ok, err)
 			}
-			for _, use := range []struct{ want, task string }{{"", "a"}} {
-				changeTask(t, db, "used "+use.task, func(tx tasks.Tx) error {
-					got, err := tx.TaskUsed(ctx, id("task "+use.task).String())
-					if got != use.want {
-						t.Errorf("task %s is used by %q", use.task, got)
+			usedBy := func(want string) {
+				t.Helper()
+				changeTask(t, db, "used by "+want, func(tx tasks.Tx) error {
+					got, err := tx.UsedBy(ctx, "task", id("task a").String())
+					if got != want {
+						t.Errorf("used by %q, want %q", got, want)
 					}
 					return err
 				})
 			}
+			usedBy("")
+			use := deliveries.Webhook{ID: id("hook of task a").String(), TaskID: id("task a").String(), Events: deliveries.Types, CreatedAt: start}
+			hook(t, db, authz.DefaultCustomer, "used", func(tx deliveries.Tx) error { return tx.InsertWebhook(ctx, use) })
+			usedBy("a subscription")
+			hook(t, db, authz.DefaultCustomer, "not used", func(tx deliveries.Tx) error { return tx.DeleteWebhook(ctx, use.ID) })
 			changeTask(t, db, "delete", func(tx tasks.Tx) error { return tx.DeleteTask(ctx, id("task a").String()) })
 			if runs, err := q.Runs(ctx, authz.DefaultCustomer, id("task a").String(), tasks.Page{Limit: 9}); len(runs) != 0 || err != nil {
 				t.Errorf("a deleted task has runs: %v, %v", runs, err)

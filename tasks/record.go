@@ -46,8 +46,8 @@ type Tx interface {
 	UpdateTask(ctx context.Context, t Task) error
 	// DeleteTask deletes one with its runs.
 	DeleteTask(ctx context.Context, id string) error
-	// TaskUsed says what runs the task: "template", "subscription", or "" for nothing.
-	TaskUsed(ctx context.Context, id string) (string, error)
+	// UsedBy is people.Writer's, of the kind "task".
+	UsedBy(ctx context.Context, kind, id string) (string, error)
 }
 
 // Queue is the database as the Runner needs it. Several processes may share it.

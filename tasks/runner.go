@@ -25,8 +25,8 @@ import (
 // triggers are what a task is told of a lifecycle event. That a request has
 // escalated is told to subscriptions alone.
 var triggers = map[string]string{
-	"access_request.submitted": "created", "access_request.approved": "approved", "access_request.denied": "denied",
-	"access_request.revoked": "revoked", "access_request.expired": "expired", "access_request.escalated": escalated,
+	access.Submitted: "created", access.ApprovedEvent: "approved", access.DeniedEvent: "denied",
+	access.RevokedEvent: "revoked", access.ExpiredEvent: "expired", access.Escalated: escalated,
 }
 
 const escalated = "escalated"
@@ -349,7 +349,8 @@ func refine(refused, err error) error {
 
 // execute does what the task says.
 func (r *Runner) execute(ctx context.Context, task *Task, run *Run, request *access.Request) (Outcome, error) {
-	event := audit.Event{}
+	// Before the change there is no event yet: the one that is to come.
+	event := audit.Event{Draft: audit.Draft{At: r.cfg.Now(), Changes: request.Told("access_request." + run.Event)}}
 	if run.Seq > 0 {
 		var err error
 		if event, err = r.cfg.Queue.Event(ctx, run.Customer, run.Seq); err != nil {
@@ -361,14 +362,13 @@ func (r *Runner) execute(ctx context.Context, task *Task, run *Run, request *acc
 		if err != nil {
 			return Outcome{}, err
 		}
-		at := r.cfg.Now()
-		body, err := message(run, request, &event, at)
+		body, err := deliveries.Message(&event)
 		if err != nil {
 			return Outcome{}, err
 		}
 		ctx, cancel := context.WithTimeout(ctx, access.TriggerTimeout) // as long as an approval waits
 		defer cancel()
-		return r.cfg.Executor.Post(ctx, Message{ID: run.ID, URL: task.URL, Key: key, At: at, Body: body}).kept(nil), nil
+		return r.cfg.Executor.Post(ctx, Message{ID: run.ID, URL: task.URL, Key: key, At: r.cfg.Now(), Body: body}).kept(nil), nil
 	}
 	settings, err := settings(run, request, &event)
 	if err != nil {
@@ -484,37 +484,4 @@ func settings(run *Run, request *access.Request, event *audit.Event) (map[string
 		"justification": request.Justification,
 	})
 	return m, nil
-}
-
-// message is what a webhook task sends: the event, and for a run before the change
-// the one that is to come. The justification is not in it.
-func message(run *Run, request *access.Request, event *audit.Event, now latchkey.Instant) ([]byte, error) {
-	var changes strictjson.Value
-	at := now
-	if run.Seq > 0 {
-		at = event.At
-		var err error
-		if changes, err = deliveries.Changes(event); err != nil {
-			return nil, err
-		}
-	} else {
-		t := &request.Snapshot.Template
-		b := []byte(`{`)
-		for _, m := range [][2]string{
-			{"event", "access_request." + run.Event}, {"request_id", request.ID}, {"template_id", t.ID}, {"template_name", t.Name},
-			{"app_id", t.Application}, {"app_name", request.Snapshot.AppName}, {"requester_id", request.Requester.ID},
-			{"requester_email", request.Requester.Email}, {"requester_name", request.Requester.Name}, {"beneficiary_id", request.Beneficiary.ID},
-		} {
-			if len(b) > 1 {
-				b = append(b, ',')
-			}
-			b = strictjson.AppendString(append(strictjson.AppendString(b, m[0]), ':'), m[1])
-		}
-		var doc strictjson.Doc
-		if err := doc.Parse(string(append(b, '}'))); err != nil {
-			return nil, err
-		}
-		changes = doc.Root()
-	}
-	return deliveries.Body(changes.Get("event").Text(), at, changes), nil
 }

@@ -164,11 +164,11 @@ func (s *Tasks) Delete(ctx context.Context, call authz.Call, id string) error {
 		if err != nil {
 			return audit.Draft{}, err
 		}
-		switch by, err := tx.TaskUsed(ctx, id); {
+		switch by, err := tx.UsedBy(ctx, "task", id); {
 		case err != nil:
 			return audit.Draft{}, err
 		case by != "":
-			return audit.Draft{}, latchkey.Errorf(latchkey.Conflict, "task_in_use", "a %s runs the task", by)
+			return audit.Draft{}, latchkey.Errorf(latchkey.Conflict, "task_in_use", "%s runs the task", by)
 		}
 		if err := tx.DeleteSecrets(ctx, signingKind, id); err != nil {
 			return audit.Draft{}, err
@@ -202,15 +202,6 @@ func (s *Tasks) Runs(ctx context.Context, call authz.Call, id string, p Page) ([
 		return nil, err
 	}
 	return s.cfg.Record.Runs(ctx, call.Customer.ID, id, p)
-}
-
-// TaskExists reports whether the customer has the task.
-func (s *Tasks) TaskExists(ctx context.Context, customer, id string) (bool, error) {
-	_, err := s.cfg.Record.Task(ctx, customer, id)
-	if latchkey.KindOf(err) == latchkey.NotFound {
-		return false, nil
-	}
-	return err == nil, err
 }
 
 // SecretInfo tells of a secret; its value is never shown.

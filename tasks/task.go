@@ -77,22 +77,9 @@ func (t *Task) changes() string {
 	} else if u, err := url.Parse(t.URL); err == nil {
 		b = strictjson.AppendString(append(b, `,"url_host":`...), u.Host)
 	}
-	b = append(b, `,"secrets":`...)
-	b = AppendNames(b, t.Secrets)
+	b = strictjson.AppendStrings(append(b, `,"secrets":`...), t.Secrets)
 	b = strconv.AppendInt(append(b, `,"max_retries":`...), int64(t.MaxRetries), 10)
 	return string(append(b, '}'))
-}
-
-// AppendNames appends names as a JSON list.
-func AppendNames(b []byte, names []string) []byte {
-	b = append(b, '[')
-	for i, name := range names {
-		if i > 0 {
-			b = append(b, ',')
-		}
-		b = strictjson.AppendString(b, name)
-	}
-	return append(b, ']')
 }
 
 // AppendJSON appends a task as the API shows it. secret is the one that signs what
@@ -104,7 +91,7 @@ func (t *Task) AppendJSON(b []byte, secret string) []byte {
 	b = append(b, `,"schedule_type":"`+ScheduleOnce+`"`...)
 	if t.Type == Script {
 		b = strictjson.AppendString(append(b, `,"script":`...), t.Script)
-		b = AppendNames(append(b, `,"secrets":`...), t.Secrets)
+		b = strictjson.AppendStrings(append(b, `,"secrets":`...), t.Secrets)
 	} else {
 		b = strictjson.AppendString(append(b, `,"url":`...), t.URL)
 	}

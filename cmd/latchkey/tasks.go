@@ -8,7 +8,6 @@ import (
 	"slices"
 	"strconv"
 	"strings"
-	"sync"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -77,7 +76,7 @@ func (n *node) openTasks(ctx context.Context, scripts bool, cfg *server.Config) 
 			}
 		}
 	})
-	n.registry.MustRegister(&taskMetrics{of: t.Runner})
+	n.registry.MustRegister(&taskMetrics{t.Runner, prometheus.NewDesc("latchkey_task_attempts_total", "Attempts to run a task that this process has made, by outcome.", []string{"outcome"}, nil)})
 	return nil
 }
 
@@ -110,25 +109,17 @@ func (n *node) runTasks(ctx context.Context) {
 // taskMetrics are counts of attempts.
 type taskMetrics struct {
 	of   *tasks.Runner
-	once sync.Once
 	runs *prometheus.Desc
 }
 
-func (m *taskMetrics) desc() *prometheus.Desc {
-	m.once.Do(func() {
-		m.runs = prometheus.NewDesc("latchkey_task_attempts_total", "Attempts to run a task that this process has made, by outcome.", []string{"outcome"}, nil)
-	})
-	return m.runs
-}
-
 // Describe implements prometheus.Collector.
-func (m *taskMetrics) Describe(ch chan<- *prometheus.Desc) { ch <- m.desc() }
+func (m *taskMetrics) Describe(ch chan<- *prometheus.Desc) { ch <- m.runs }
 
 // Collect implements prometheus.Collector.
 func (m *taskMetrics) Collect(ch chan<- prometheus.Metric) {
 	s := m.of.Stats()
 	for outcome, n := range map[string]int64{"succeeded": s.Succeeded, "failed": s.Failed, "retried": s.Retried, "timed_out": s.TimedOut} {
-		ch <- prometheus.MustNewConstMetric(m.desc(), prometheus.CounterValue, float64(n), outcome)
+		ch <- prometheus.MustNewConstMetric(m.runs, prometheus.CounterValue, float64(n), outcome)
 	}
 }
 

@@ -236,3 +236,15 @@ func PointerIndex(base string, i int) string { return base + "/" + strconv.Itoa(
 func EmptyObject() Value { return Value{d: &empty} }
 
 var empty = Doc{src: "{}", nodes: []node{{kind: Object, end: 2, next: 1}}}
+
+// AppendStrings appends a list of strings as a JSON array; each must be valid UTF-8.
+func AppendStrings(b []byte, list []string) []byte {
+	b = append(b, '[')
+	for i, s := range list {
+		if i > 0 {
+			b = append(b, ',')
+		}
+		b = AppendString(b, s)
+	}
+	return append(b, ']')
+}
