@@ -1,8 +1,8 @@
 package access
 
 import (
+	"cmp"
 	"context"
-	"errors"
 	"fmt"
 	"time"
 
@@ -147,30 +147,39 @@ func (s *Requests) own(ctx context.Context, d DueRequest, now latchkey.Instant, 
 	return seq, err
 }
 
-// each does something with everything that is due, and returns with how much it
-// succeeded. What fails is left for the next time, and keeps nothing else waiting.
+// each does something with everything that is due, until ctx ends, and returns with
+// how much it succeeded. What fails is left for the next time, and keeps nothing else
+// waiting; the error is that of the first, and how many there were.
 func (s *Requests) each(ctx context.Context, what Due, now latchkey.Instant, do func(DueRequest) error) (n int, err error) {
 	seen := map[DueRequest]bool{}
 	failed := 0
+	defer func() {
+		if failed > 1 {
+			err = fmt.Errorf("%d of them failed, first %w", failed, err)
+		}
+	}()
 	for {
 		list, e := s.cfg.Record.Due(ctx, what, now, dueAtOnce+failed)
 		if e != nil {
-			return n, errors.Join(err, e)
+			return n, cmp.Or(err, e)
 		}
 		fresh := false
 		for _, d := range list {
 			if seen[d] {
 				continue
 			}
+			if ctx.Err() != nil {
+				return n, cmp.Or(err, ctx.Err())
+			}
 			fresh, seen[d] = true, true
 			if e := do(d); e != nil {
 				failed++
-				err = errors.Join(err, fmt.Errorf("%s of request %s of %s: %w", what, d.ID, d.Customer, e))
+				err = cmp.Or(err, fmt.Errorf("%s of request %s of %s: %w", what, d.ID, d.Customer, e))
 				continue
 			}
 			n++
 		}
-		if !fresh || ctx.Err() != nil {
+		if !fresh {
 			return n, err
 		}
 	}

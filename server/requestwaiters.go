@@ -137,11 +137,11 @@ func (r *request) awaitRequest(id string, most time.Duration, look func() (done 
 			}
 			defer waits.end()
 		}
-		var look time.Duration
+		var ahead time.Duration // of what becomes of it by itself
 		if again != latchkey.Never {
-			look = max(time.Duration(again-r.now)*time.Microsecond, time.Millisecond) // by a clock that stands still, never a busy wait
+			ahead = max(time.Duration(again-r.now)*time.Microsecond, time.Millisecond) // by a clock that stands still, never a busy wait
 		}
-		woke = waits.until(changed, look)
+		woke = waits.until(changed, ahead)
 		// What held at the beginning may not hold any more.
 		if err := r.checkAgain(); err != nil {
 			return err
