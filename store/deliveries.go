@@ -261,16 +261,5 @@ func (db DeliveryRecord) Finish(ctx context.Context, d deliveries.Delivery) (boo
 // SweepDeliveries deletes deliveries that have ended and were made before the
 // given time, and returns their number.
 func (db *DB) SweepDeliveries(ctx context.Context, before latchkey.Instant) (swept int64, err error) {
-	const atOnce = 10_000 // as SweepFeed
-	for {
-		res, err := db.write.ExecContext(ctx, `DELETE FROM deliveries WHERE id IN
-			(SELECT id FROM deliveries WHERE created_at < $1 AND status <> 'pending' LIMIT $2)`, int64(before), atOnce)
-		if err != nil {
-			return swept, refine(fmt.Errorf("sweep deliveries: %w", err))
-		}
-		n, err := res.RowsAffected()
-		if swept += n; err != nil || n < atOnce {
-			return swept, refine(err)
-		}
-	}
+	return db.sweep(ctx, "deliveries", `DELETE FROM deliveries WHERE id IN (SELECT id FROM deliveries WHERE created_at < $1 AND status <> 'pending' LIMIT $2)`, before)
 }

@@ -119,12 +119,18 @@ func (db *DB) Changes(ctx context.Context, chain string, after int64, limit int)
 // SweepFeed deletes what the feed tells of changes made before the given time,
 // and returns the number of rows.
 func (db *DB) SweepFeed(ctx context.Context, before latchkey.Instant) (swept int64, err error) {
-	const atOnce = 10_000 // so that no statement takes long, nor keeps SQLite's one writer
+	return db.sweep(ctx, "the feed", `DELETE FROM feed WHERE (chain, seq, kind, type, id) IN
+		(SELECT chain, seq, kind, type, id FROM feed WHERE at < $1 LIMIT $2)`, before)
+}
+
+// sweep deletes what is from before a time, $1, in pieces of $2 rows: so that no
+// statement takes long, nor keeps SQLite's one writer. It returns how many rows.
+func (db *DB) sweep(ctx context.Context, what, query string, before latchkey.Instant) (swept int64, err error) {
+	const atOnce = 10_000
 	for {
-		res, err := db.write.ExecContext(ctx, `DELETE FROM feed WHERE (chain, seq, kind, type, id) IN
-			(SELECT chain, seq, kind, type, id FROM feed WHERE at < $1 LIMIT $2)`, int64(before), atOnce)
+		res, err := db.write.ExecContext(ctx, query, int64(before), atOnce)
 		if err != nil {
-			return swept, refine(fmt.Errorf("sweep the feed: %w", err))
+			return swept, refine(fmt.Errorf("sweep %s: %w", what, err))
 		}
 		n, err := res.RowsAffected()
 		if swept += n; err != nil || n < atOnce {

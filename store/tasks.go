@@ -259,10 +259,5 @@ func (db *DB) SweepRuns(ctx context.Context, now, before latchkey.Instant) (int6
 	if err != nil {
 		return 0, refine(fmt.Errorf("end runs that were left: %w", err))
 	}
-	res, err := db.write.ExecContext(ctx, `DELETE FROM task_runs WHERE status IN ('succeeded', 'failed') AND ended_at < $1`, int64(before))
-	if err != nil {
-		return 0, refine(fmt.Errorf("sweep runs: %w", err))
-	}
-	n, err := res.RowsAffected()
-	return n, refine(err)
+	return db.sweep(ctx, "runs", `DELETE FROM task_runs WHERE id IN (SELECT id FROM task_runs WHERE status IN ('succeeded', 'failed') AND ended_at < $1 LIMIT $2)`, before)
 }
