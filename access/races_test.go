@@ -194,6 +194,9 @@ func TestTrigger_HoldsUpEverybodyElse(t *testing.T) {
 	if e.Event != "approved" || e.Request.ID != r.ID || e.Request.Status != access.Pending {
 		t.Errorf("the task was told of %+v", e)
 	}
+	if held := w.read(r); held.Lease == "" || held.LeaseUntil != w.at+45*minute/60 { // what a crash leaves behind
+		t.Errorf("held by %q until %s", held.Lease, held.LeaseUntil)
+	}
 	_, err := w.requests.Approve(t.Context(), w.as("ben"), r.ID, access.Verdict{})
 	w.refused(err, "decision_in_progress")
 	_, err = w.requests.Deny(t.Context(), w.as("ben"), r.ID, "")
