@@ -313,17 +313,23 @@ func (s *Requests) found(ctx context.Context, tx Tx, call *authz.Call, id string
 // who submitted it, who has decided or might, and managers.
 func (r *Request) concerns(c *authz.Caller, present *Template, groups []string) bool {
 	switch {
-	case c.Manages():
+	case c.Manages(), r.asked(c):
 		return true
 	case c.IsPerson():
 		id := c.Person.ID
-		return id == r.Requester.ID || id == r.Beneficiary.ID || id == r.DecidedBy ||
-			slices.ContainsFunc(r.Approvals, func(v Vote) bool { return v.By.ID == id }) ||
+		return id == r.DecidedBy || slices.ContainsFunc(r.Approvals, func(v Vote) bool { return v.By.ID == id }) ||
 			r.might(present, groups, c.IsAdmin())
-	case c.Key != nil:
-		return r.SubmittedBy.Type == authz.SubjectAccessKey && r.SubmittedBy.ID == c.Key.ID.String()
 	}
 	return false
+}
+
+// asked reports whether a request is the caller's own: of a person, one that it made
+// or would gain by; of an access key, one that it submitted for somebody.
+func (r *Request) asked(c *authz.Caller) bool {
+	if c.IsPerson() {
+		return c.Person.ID == r.Requester.ID || c.Person.ID == r.Beneficiary.ID
+	}
+	return c.Key != nil && r.SubmittedBy.Type == authz.SubjectAccessKey && r.SubmittedBy.ID == c.Key.ID.String()
 }
 
 // withheld reports whether a person whom a request concerns has no say in it: an
@@ -401,8 +407,8 @@ func (s *Requests) still(ctx context.Context, tx Tx, r *Request, present *Templa
 	return nil
 }
 
-// Revoke ends what was approved, by whom it was for, a manager, or who may decide;
-// and cancels what is pending, by the first two. From its return on no decision of
+// Revoke ends what was approved, by whom it was for, the service that asked for them,
+// a manager, or who may decide; and cancels what is pending, by the first three. From its return on no decision of
 // this process rests on the grant.
 func (s *Requests) Revoke(ctx context.Context, call authz.Call, id, reason string) (Request, error) {
 	if err := textAllowed(reason, "/reason"); err != nil {
@@ -414,10 +420,9 @@ func (s *Requests) Revoke(ctx context.Context, call authz.Call, id, reason strin
 			return r, Revoke{}, err
 		}
 		c := &call.Caller
-		own := c.IsPerson() && (c.Person.ID == r.Requester.ID || c.Person.ID == r.Beneficiary.ID)
 		pending := r.StatusAt(call.Now) == Pending
 		switch {
-		case !own && !c.Manages() && (pending || !c.IsPerson() || !r.might(&present, groups, c.IsAdmin())):
+		case !r.asked(c) && !c.Manages() && (pending || !c.IsPerson() || !r.might(&present, groups, c.IsAdmin())):
 			return r, Revoke{}, latchkey.Errorf(latchkey.Forbidden, "requester_required", "only who asked, or a manager, may do this")
 		case pending && r.held("", call.Now):
 			return r, Revoke{}, errInProgress()

@@ -64,7 +64,7 @@ func TestRequest_IsThereForWhomItConcerns(t *testing.T) {
 func TestRevoke_ByWhomAndWhatIsLeft(t *testing.T) {
 	w := newWorld(t)
 	tm := w.ledger(nil)
-	manager := w.service(`{"access_requests_manage":true}`)
+	manager, portal, other := w.service(`{"access_requests_manage":true}`), w.service(`{"approvals":true}`), w.service(`{"approvals":true}`)
 	key := manager.Key.ID.String()
 	for name, tt := range map[string]struct {
 		call     authz.Call
@@ -81,9 +81,19 @@ func TestRevoke_ByWhomAndWhatIsLeft(t *testing.T) {
 		"an approved one by an approver": {w.as("ben"), true, "", id("ben")},
 		"an approved one by a service":   {manager, true, "", key},
 		"an approved one by a stranger":  {w.as("eve"), true, "access_request_not_found", ""},
+
+		"a pending one by the service that asked":   {portal, false, "", portal.Key.ID.String()},
+		"an approved one by the service that asked": {portal, true, "", portal.Key.ID.String()},
+		"a pending one by another service":          {other, false, "access_request_not_found", ""},
+		"an approved one by another service":        {other, true, "access_request_not_found", ""},
 	} {
 		t.Run(name, func(t *testing.T) {
-			r := w.submit("ann", ask(tm))
+			in := ask(tm)
+			in.Beneficiary = id("ann")
+			r, err := w.requests.Submit(t.Context(), portal, in)
+			if err != nil {
+				t.Fatal(err)
+			}
 			if tt.approved {
 				w.approve("bob", r)
 			}

@@ -214,7 +214,7 @@ func (s *Requests) plan(ctx context.Context, tx Tx, sub *submitting) (p plan, er
 		if err := roomFor(ctx, tx, &r, call.Now); err != nil {
 			return p, err
 		}
-		if !t.AutoApprove { // of which the task has failed: it stays, for whoever may come
+		if !t.AutoApprove && r.TriggerFailure == "" { // else it stays, for whoever may come
 			if err := eligible(ctx, tx, &t, &r, pool, p.vote); err != nil {
 				return p, err
 			}
