@@ -284,6 +284,28 @@ func TestTrigger_UnderAutoApproval(t *testing.T) {
 	}
 }
 
+// What a provider has approved and the task that must succeed first has not let pass
+// stays, though nobody but the bot decides: why it failed is not lost.
+func TestTrigger_FailedUnderTheBotAlone(t *testing.T) {
+	w := newWorld(t)
+	w.people("ann")
+	group := w.group("approvers", authz.Bot)
+	tm := w.blocking(w.template(func(t *access.Template) {
+		t.ApproverGroups, t.AutoApproveWhen = []string{group}, "oncall.pagerduty.active"
+	}), func(*access.Template) {})
+	w.auto = func(context.Context, access.AutoQuestion) (access.AutoAnswer, error) {
+		return access.AutoAnswer{Approve: true}, nil
+	}
+	w.trigger = func(context.Context, access.TriggerEvent) error { return errors.New("no") }
+	if r := w.submit("ann", ask(tm)); r.Status != access.Pending || w.read(r).TriggerFailure != "trigger_task_failed" {
+		t.Errorf("%+v", r)
+	}
+	w.auto = func(context.Context, access.AutoQuestion) (access.AutoAnswer, error) { return access.AutoAnswer{}, nil }
+	w.people("eve")
+	_, err := w.requests.Submit(t.Context(), w.as("eve"), ask(tm))
+	w.refused(err, "no_eligible_approver")
+}
+
 // The attack: somebody has the task of a template that approves by itself run for a
 // request that is then refused. What the task opens outside nobody would close: no
 // event tells of the end of a request that never was.
