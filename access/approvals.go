@@ -126,9 +126,6 @@ func (s *Approvals) Ask(ctx context.Context, call authz.Call, a Ask) (Outcome, e
 		if latchkey.CodeOf(err) == "pending_request_exists" {
 			continue // somebody else was faster; it is there now, or decided already
 		}
-		if call.IsPerson() && latchkey.CodeOf(err) == "requester_not_allowed" {
-			return Outcome{}, errNoTemplate() // as of a resource that there is not
-		}
 		if reason, final := denials[latchkey.CodeOf(err)]; final {
 			return Outcome{Status: OutcomeDenied, Code: latchkey.CodeOf(err), Detail: reason}, nil
 		}
@@ -257,7 +254,8 @@ func (s *Approvals) template(ctx context.Context, call *authz.Call, refs []authz
 			return Template{}, err
 		case !found && call.IsPerson():
 			// Whoever may not ask for others is not told which resources there are.
-			return Template{}, errNoTemplate()
+			_, err = Match(nil)
+			return Template{}, err
 		case !found:
 			return Template{}, latchkey.Errorf(latchkey.NotFound, "resource_not_found", "there is no resource %q of kind %s", ref.ID, ref.Type)
 		}
@@ -279,17 +277,6 @@ func (s *Approvals) template(ctx context.Context, call *authz.Call, refs []authz
 			break
 		}
 		name, id = list[len(list)-1].Name, list[len(list)-1].ID
-	}
-	if call.IsPerson() { // those that are for others say nothing of what there is
-		open, err := s.cfg.Requests.Allowing(ctx, *call, slices.Clone(selecting))
-		if err != nil {
-			return Template{}, err
-		}
-		if len(open) > 0 {
-			selecting = open
-		} else if _, err := Match(selecting, resources...); err != nil {
-			return Template{}, errNoTemplate()
-		}
 	}
 	t, err := Match(selecting, resources...)
 	if err != nil {

@@ -26,15 +26,11 @@ func Match(templates []Template, resources ...authz.ResourceRecord) (*Template, 
 	}
 	switch {
 	case best == nil:
-		return nil, errNoTemplate()
+		return nil, latchkey.Errorf(latchkey.NotFound, "no_template_for_resource", "there is no template by which the resources could be asked for")
 	case twice:
 		return nil, latchkey.Errorf(latchkey.Conflict, "template_ambiguous", "more than one template selects the resources, each by as many labels")
 	}
 	return best, nil
-}
-
-func errNoTemplate() error {
-	return latchkey.Errorf(latchkey.NotFound, "no_template_for_resource", "there is no template by which the resources could be asked for")
 }
 
 func selectsAll(t *Template, resources []authz.ResourceRecord) bool {

@@ -401,35 +401,6 @@ func TestApprovals_DeniedAtOnceMakesNothing(t *testing.T) {
 	}
 }
 
-// The attack: a person asks for what only others may ask for, to learn which of it
-// there is. An application, which knows, is told why not.
-func TestApprovals_TellPeopleNothingOfWhatTheyMayNotAskFor(t *testing.T) {
-	t.Parallel()
-	k := startKit(t)
-	k.do("POST", "/v1/resources:bulkUpdate", k.portal.secret, `{"resources":[{"kind":"vip","id":"1"},{"kind":"vip","id":"2","labels":{"x":"y"}},{"kind":"vip","id":"3","labels":{"z":"y"}}]}`).is(200)
-	only := `"allowed_group_ids":["` + k.leads + `"]`
-	k.newTemplate("vip", `"resource_selector":{"kind":"vip"},`+only)
-	k.newTemplate("one", `"resource_selector":{"kind":"vip","labels":{"x":"y"}},`+only)
-	k.newTemplate("other", `"resource_selector":{"kind":"vip","labels":{"x":"y"}},`+only)
-	open := k.newTemplate("open", `"resource_selector":{"kind":"vip","labels":{"z":"y"}}`)
-	ask := func(id string) *reply {
-		return k.do("POST", "/v1/approvals", k.laura.token, `{"petitioners":[`+petitioner(k.laura)+`],"resources":[{"kind":"vip","id":"`+id+`"}]}`)
-	}
-	gone := ask("no such one").refused(404, "no_template_for_resource")
-	for _, id := range []string{"1", "2"} { // the other one by two templates, which is no answer either
-		if r := ask(id); r.status != 404 || r.told() != gone.told() {
-			t.Errorf("%s: %d %s\nand of what is not there %s", id, r.status, r.body, gone.body)
-		}
-	}
-	r := ask("3")
-	if r.outcome("waiting") == "" || len(k.requests()) != 1 || k.requests()[0].Get("template_id").String() != open {
-		t.Errorf("by the template that is for her: %s", r.body)
-	}
-	// What she has asked for, or been given, she is told of whatever became of the template.
-	k.do("POST", "/v1/grants", k.root, `{"subject":{"type":"user","id":"laura"},"entries":{"vip":[{"f":"1","p":2,"a":["*"]}]},"expires_at":"2099-01-01T00:00:00Z","reason":"x"}`).is(201)
-	ask("1").outcome("granted")
-}
-
 // The attack: a key without the scope, or a person, asks for somebody else, to
 // come by their access or to learn who there is.
 func TestApprovals_NobodyAsksForOthersWithoutTheScope(t *testing.T) {
