@@ -395,14 +395,20 @@ func (a Access) Requests(ctx context.Context, q access.RequestQuery) ([]access.R
 		}
 	}
 	if q.Status != access.Expired {
-		return a.requests(ctx, &q, matching, false)
+		return requests(ctx, a.db.read, &q, matching, false)
 	}
-	// What is written down as expired, and what is not yet: each has its index.
-	list, err := a.requests(ctx, &q, matching, false)
+	// What is written down as expired, and what is not yet: each has its index. As of
+	// one moment, since between the two it might be written down.
+	snapshot, err := a.db.snapshot(ctx)
+	if err != nil {
+		return nil, refine(err)
+	}
+	defer snapshot.Rollback() //nolint:errcheck // it only reads
+	list, err := requests(ctx, snapshot, &q, matching, false)
 	if err != nil {
 		return nil, err
 	}
-	due, err := a.requests(ctx, &q, matching, true)
+	due, err := requests(ctx, snapshot, &q, matching, true)
 	if err != nil {
 		return nil, err
 	}
@@ -413,13 +419,13 @@ func (a Access) Requests(ctx context.Context, q access.RequestQuery) ([]access.R
 	return list[:min(len(list), q.Limit)], nil
 }
 
-func (a Access) requests(ctx context.Context, q *access.RequestQuery, matching int64, due bool) ([]access.Request, error) {
+func requests(ctx context.Context, from querier, q *access.RequestQuery, matching int64, due bool) ([]access.Request, error) {
 	var args []any
 	arg := func(v any) string {
 		args = append(args, v)
 		return "$" + strconv.Itoa(len(args))
 	}
-	from, order := `access_requests r`, `r.created_at DESC, r.id DESC`
+	tables, order := `access_requests r`, `r.created_at DESC, r.id DESC`
 	customer, column := `r.customer_id`, func(name string) string { return name }
 	if due { // by when they end, of which there are few: nothing else is to look like a way in
 		customer, order = `r.customer_id || ''`, `r.created_at + 0 DESC, r.id DESC`
@@ -429,7 +435,7 @@ func (a Access) requests(ctx context.Context, q *access.RequestQuery, matching i
 	switch {
 	case q.Requester == "", due:
 	case matching <= fewRequests: // by the addresses, and nothing else
-		from = `access_requesters q CROSS JOIN access_requests r`
+		tables = `access_requesters q CROSS JOIN access_requests r`
 		where = append(where, `q.customer_id = `+arg(q.Customer), `replace(q.email, `+arg(q.Requester)+`, '') <> q.email`, `r.requester_email = q.email`)
 		column = func(name string) string { return name + ` || ''` }
 	default:
@@ -475,7 +481,7 @@ func (a Access) requests(ctx context.Context, q *access.RequestQuery, matching i
 		where = append(where, `(r.created_at, r.id) < (`+arg(int64(q.AfterCreated))+`, `+arg(q.AfterID)+`)`)
 	}
 	//nolint:gosec // what is put together is written above; values are parameters
-	found, err := a.db.read.QueryContext(ctx, `SELECT `+requestColumns+` FROM `+from+` WHERE `+strings.Join(where, ` AND `)+
+	found, err := from.QueryContext(ctx, `SELECT `+requestColumns+` FROM `+tables+` WHERE `+strings.Join(where, ` AND `)+
 		` ORDER BY `+order+` LIMIT `+arg(q.Limit), args...)
 	return listed(found, err, scanRequest, "access requests")
 }
