@@ -585,7 +585,7 @@ func TestApprovals_NobodyWaitsForAllPlaces(t *testing.T) {
 	k := startKit(t)
 	request := k.ask("").outcome("waiting")
 	path := "/v1/access-requests/" + request
-	const most = 32
+	const most = 1024
 	var wg sync.WaitGroup
 	wait := func(who human) {
 		wg.Go(func() {

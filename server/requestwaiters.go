@@ -15,7 +15,7 @@ const (
 	maxRequestWait            = 60 * time.Second
 	maxRequestWaiters         = 4096 // at a time, in the process; each holds a connection
 	maxCustomerRequestWaiters = 2048 // of them, of one customer
-	maxPersonRequestWaiters   = 32   // of them, of one person, who must not keep the others from waiting
+	maxPersonRequestWaiters   = 1024 // of them, of one person, who must not keep the others from waiting
 )
 
 // requestHub wakes who waits for an access request. It holds nothing of a request
