@@ -15,7 +15,6 @@ const (
 	maxRequestWait            = 60 * time.Second
 	maxRequestWaiters         = 4096 // at a time, in the process; each holds a connection
 	maxCustomerRequestWaiters = 2048 // of them, of one customer
-	maxPersonRequestWaiters   = 1024 // of them, of one person, who must not keep the others from waiting
 )
 
 // requestHub wakes who waits for an access request. It holds nothing of a request
@@ -126,12 +125,6 @@ func (r *request) awaitRequest(id string, most time.Duration, look func() (done 
 			return err
 		}
 		if waits == nil {
-			if p := r.caller.Person; p != nil {
-				if !r.s.personWaiters.begin(p.ID) {
-					return latchkey.Errorf(latchkey.TooManyRequests, "too_many_waiting", "%d clients of a person wait at a time; try again later", maxPersonRequestWaiters)
-				}
-				defer r.s.personWaiters.end(p.ID)
-			}
 			if waits = r.wait(r.s.requestWaiters, of.customer, most); waits == nil {
 				return r.s.requestWaiters.errFull()
 			}

@@ -158,10 +158,9 @@ type Server struct {
 	bundles      *bundles
 	feedWaiters  *waiters
 	// requests wakes who waits for an access request, of whom requestWaiters
-	// bounds the number, and personWaiters that of each person's.
+	// bounds the number.
 	requests       *requestHub
 	requestWaiters *waiters
-	personWaiters  *waiters
 	fills          fills
 	standings      map[authz.PersonType]*scopes.Set
 	stopping       chan struct{} // closed when requests that wait must end
@@ -191,7 +190,6 @@ func New(cfg Config) *Server {
 		feedWaiters:    newWaiters(maxFeedWaiters, maxCustomerFeedWaiters),
 		requests:       newRequestHub(),
 		requestWaiters: newWaiters(maxRequestWaiters, maxCustomerRequestWaiters),
-		personWaiters:  newWaiters(maxRequestWaiters, maxPersonRequestWaiters),
 		fills:          fills{to: cfg.Filler, places: make(chan struct{}, maxFills)},
 		stopping:       make(chan struct{}),
 		standings:      standings(),
