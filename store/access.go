@@ -480,7 +480,6 @@ func requests(ctx context.Context, from querier, q *access.RequestQuery, matchin
 	if q.AfterID != "" {
 		where = append(where, `(r.created_at, r.id) < (`+arg(int64(q.AfterCreated))+`, `+arg(q.AfterID)+`)`)
 	}
-	//nolint:gosec // what is put together is written above; values are parameters
 	found, err := from.QueryContext(ctx, `SELECT `+requestColumns+` FROM `+tables+` WHERE `+strings.Join(where, ` AND `)+
 		` ORDER BY `+order+` LIMIT `+arg(q.Limit), args...)
 	return listed(found, err, scanRequest, "access requests")
