@@ -408,8 +408,8 @@ func (s *Requests) still(ctx context.Context, tx Tx, r *Request, present *Templa
 }
 
 // Revoke ends what was approved, by whom it was for, the service that asked for them,
-// a manager, or who may decide; and cancels what is pending, by the first three. From its return on no decision of
-// this process rests on the grant.
+// a manager, or who may decide; and cancels what is pending, by the first three. From
+// its return on no decision of this process rests on the grant.
 func (s *Requests) Revoke(ctx context.Context, call authz.Call, id, reason string) (Request, error) {
 	if err := textAllowed(reason, "/reason"); err != nil {
 		return Request{}, err
